@@ -1,0 +1,394 @@
+"""What outlives a run: plain records that are written to `run.json` and read back.
+
+Only the standard library is used here, so that the gate and the report start in a blink.
+Numbers are finite: a quantity that does not exist is None with a reason beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from edgeprune.errors import UsageError
+from edgeprune.files import write_text
+
+SCHEMA_VERSION = 1
+
+Label = Literal["proved", "proved-modulo-rounding-model", "statistical", "observed"]
+"""How strong a statement is; a sum of terms is only as strong as its weakest."""
+
+LABELS: tuple[Label, ...] = ("proved", "proved-modulo-rounding-model", "statistical", "observed")
+
+Outcome = Literal["pass", "fail", "inconclusive", "unavailable"]
+
+
+def weakest(labels: typing.Iterable[Label]) -> Label:
+    """The label that a statement built from all of these deserves."""
+    return max(labels, key=LABELS.index)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRecord:
+    """An input or an output of the model. A dimension of None is symbolic (the batch)."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """Which model was compressed."""
+
+    name: str
+    factory: str
+    weights_sha256: str
+    inputs: tuple[TensorRecord, ...]
+    outputs: tuple[TensorRecord, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SettingRecord:
+    """A resolved setting and where its value came from: default, file or flag."""
+
+    name: str
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Where a run was made."""
+
+    edgeprune: str
+    python: str
+    torch: str
+    onnx: str
+    onnxruntime: str
+    onnxsim: str
+    platform: str
+    cpu: str
+    cores: int
+    flags: tuple[str, ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRecord:
+    """Units that live or die together, and what became of them.
+
+    Attributes:
+        axis_of: the weights that carry the group, as `name[axis]`.
+        before: units before.
+        after: units after; equal to `before` for a pinned group.
+        error: the method's expected relative squared error of what the group's readers
+            hear, None where the method states none.
+        reason_if_pinned: why the group was left alone.
+        keep: indices of the units that stay, ascending.
+    """
+
+    name: str
+    axis_of: tuple[str, ...]
+    before: int
+    after: int
+    error: float | None = None
+    reason_if_pinned: str | None = None
+    keep: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRecord:
+    """The widths before and after. Pairs are (before, after)."""
+
+    method: str
+    groups: tuple[GroupRecord, ...]
+    params: tuple[int, int]
+    macs: tuple[int, int]
+    shrunk: Literal["module", "graph"] = "module"
+    shrunk_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An ONNX file of the run; `path` is relative to the run folder."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+    opset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One link of the chain from the original torch net to what the device computes.
+
+    Attributes:
+        norm: the norm of the output difference (`linf`), or `relative-linf`.
+        bound: claimed bound, None if nothing is claimed.
+        observed: largest value seen on `n_inputs` inputs.
+        attacked: largest value found by search, None if none was made.
+    """
+
+    name: Literal["prune", "masking", "export", "simplify", "rounding"]
+    norm: str
+    bound: float | None
+    label: Label
+    method: str
+    assumptions: tuple[str, ...]
+    observed: float | None
+    attacked: float | None
+    n_inputs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A statement about the error of the pruned net.
+
+    Attributes:
+        scope: layer (one group's readers), local or global (the net's outputs, over a
+            domain), distribution (the net's outputs, over the data's distribution).
+        domain: the inputs it speaks about, in words.
+        norm: of the output difference: `linf` (largest over outputs), `relative-l2`, or
+            `rate` (a probability).
+        bound: None when not certifiable; then `reason` says why.
+        confidence: 1 − δ for statements that hold with a probability, else None.
+        observed: the largest (or the mean, for a mean) error measured on `n_inputs` inputs.
+        attacked: the largest error that a search over the domain found.
+        tightness: bound ÷ attacked, or bound ÷ observed where nothing was attacked.
+        target: the target whose outputs were measured, None for torch itself.
+    """
+
+    name: str
+    scope: Literal["layer", "local", "global", "distribution"]
+    domain: str
+    norm: str
+    bound: float | None
+    label: Label
+    confidence: float | None = None
+    observed: float | None = None
+    attacked: float | None = None
+    tightness: float | None = None
+    n_inputs: int = 0
+    layer: str | None = None
+    target: str | None = None
+    reason: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How far the pruned net's outputs on a target are from the original torch net's.
+
+    Attributes:
+        linf_max: largest absolute difference over all inputs and outputs.
+        linf_mean: mean over inputs of the largest absolute difference.
+        relative_l2: mean over inputs of ‖difference‖₂ ÷ ‖original‖₂.
+        top1_agreement: share of inputs whose largest output is the same one.
+        n: inputs measured.
+        accuracy: (original, pruned) share of inputs classified as their label says, where
+            the calibration set has labels.
+    """
+
+    linf_max: float
+    linf_mean: float
+    relative_l2: float
+    top1_agreement: float | None
+    n: int
+    accuracy: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """A paired comparison of the two models' latencies on one target.
+
+    Attributes:
+        original_ms: median latency of the original, one batch.
+        pruned_ms: the same of the pruned model.
+        ratio: pruned ÷ original, the geometric mean over launches of the medians of the
+            paired ratios; below 1 is faster.
+        ratio_low: lower end of the confidence interval over launches.
+        ratio_high: upper end.
+        confidence: of that interval.
+        launches: fresh processes measured.
+        noise_floor: half-width of the same interval for the original paired with itself.
+        quality: settled, or inconclusive when the interval was still wider than asked
+            for at the end of the budget.
+        raw: for each launch the median paired ratio.
+    """
+
+    original_ms: float
+    pruned_ms: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    confidence: float
+    launches: int
+    noise_floor: float
+    quality: Literal["settled", "inconclusive"]
+    p95_ms: float | None = None
+    raw: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What one target did with the two models."""
+
+    target: str
+    reached: bool
+    provider: str
+    placement: dict[str, int]
+    precision: str
+    drift: Drift | None = None
+    latency: Latency | None = None
+    memory_mb: tuple[float, float] | None = None
+    load_ms: tuple[float, float] | None = None
+    first_ms: tuple[float, float] | None = None
+    runtime_version: str = ""
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One limit of the gate, held against what was measured."""
+
+    name: str
+    measured: float | None
+    limit: float | None
+    outcome: Outcome
+    reason: str = ""
+    target: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the gate said. `passed` is None when no limit was set."""
+
+    passed: bool | None
+    checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything one run found out. The folder is where it lies, not part of the record."""
+
+    model: ModelRecord
+    environment: Environment
+    settings: tuple[SettingRecord, ...] = ()
+    plan: PlanRecord | None = None
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    terms: tuple[Term, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
+    validations: tuple[Validation, ...] = ()
+    verdict: Verdict | None = None
+    warnings: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def save(self, folder: Path) -> Path:
+        """Write `run.json` into `folder`, atomically.
+
+        Raises:
+            StorageError: the folder or the disk cannot take it.
+        """
+        path = folder / "run.json"
+        write_text(path, json.dumps(to_json(self), indent=1, allow_nan=False) + "\n")
+        return path
+
+    @staticmethod
+    def load(folder: Path) -> Run:
+        """Read the record of a run folder (or of a `run.json` itself).
+
+        Raises:
+            UsageError: there is no record, or it is damaged or of another schema version.
+        """
+        path = folder / "run.json" if folder.is_dir() else folder
+        if not path.is_file():
+            raise UsageError(f"{folder}: there is no run here (no run.json); give the folder of a run.")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path}: cannot be read as JSON ({error}); make the run again.") from error
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        if version != SCHEMA_VERSION:
+            raise UsageError(
+                f"{path}: has schema version {version}, this edgeprune reads {SCHEMA_VERSION}; "
+                "use the edgeprune that wrote it, or make the run again."
+            )
+        try:
+            return from_json(Run, content)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"{path}: is not the record of a run ({error}); make the run again.") from error
+
+
+RecordT = TypeVar("RecordT")
+
+
+def to_json(value: Any) -> Any:
+    """Records, mappings and sequences as what `json` can write.
+
+    Raises:
+        ValueError: a number is not finite; records must say None with a reason instead.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} in a record: only finite numbers are written")
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def from_json(kind: type[RecordT], content: Any) -> RecordT:
+    """Rebuild a record of type `kind` from what `to_json` wrote; unknown keys are ignored.
+
+    Raises:
+        KeyError, TypeError, ValueError: the content does not describe such a record.
+    """
+    result: RecordT = _read(kind, content)
+    return result
+
+
+def _read(kind: Any, content: Any) -> Any:
+    origin = typing.get_origin(kind)
+    arguments = typing.get_args(kind)
+    if kind is Any:
+        return content
+    if origin in (typing.Union, types.UnionType):
+        if content is None:
+            return None
+        return _read(next(a for a in arguments if a is not type(None)), content)
+    if origin is Literal:
+        if content not in arguments:
+            raise ValueError(f"'{content}' is none of {', '.join(map(str, arguments))}")
+        return content
+    if origin is tuple:
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return tuple(_read(arguments[0], item) for item in content)
+        if len(content) != len(arguments):
+            raise ValueError(f"expected {len(arguments)} values, found {len(content)}")
+        return tuple(_read(a, item) for a, item in zip(arguments, content, strict=True))
+    if origin is dict:
+        return {key: _read(arguments[1], item) for key, item in content.items()}
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(content, dict):
+            raise TypeError(f"{kind.__name__} must be an object, not {type(content).__name__}")
+        hints = typing.get_type_hints(kind)
+        known = {f.name for f in dataclasses.fields(kind)}
+        return kind(**{k: _read(hints[k], v) for k, v in content.items() if k in known})
+    if kind is float:
+        return float(content)
+    if kind in (int, str, bool) and not isinstance(content, kind):
+        raise TypeError(f"expected {kind.__name__}, found {content!r}")
+    return content
