@@ -1,0 +1,72 @@
+"""Convolutions: 1-d, 2-d and 3-d, with any stride, padding, dilation and number of groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import nn
+
+from edgeprune.graph import Alive, Axes, Flow, Node
+from edgeprune.ops.operation import Operation, Sizes
+
+
+class Convolution(Operation):
+    """Weight (out, in ÷ groups, taps…), data (batch, in, positions…).
+
+    With one group the layer makes channels and reads channels. A depthwise layer hands each
+    channel on. With g groups, every group keeps an equal share: the i-th channel of all groups
+    lives or dies together, on both sides.
+    """
+
+    name: ClassVar[str] = "conv"
+    handles: ClassVar[tuple[str, ...]] = ("conv1d", "conv2d", "conv3d")
+    modules: ClassVar[tuple[type[nn.Module], ...]] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+    def label(self, node: Node, flow: Flow) -> Axes:
+        data, weight = flow.of(node["input"]), flow.of(node["weight"])
+        if len(data) != len(weight):
+            raise LookupError(f"{node.name} has no batch axis")
+        groups, shape = int(node["groups"]), node.shape
+        assert shape is not None
+        flow.labels.pin(np.concatenate([*weight[2:], np.zeros(1, np.int64)]), "taps of a kernel")
+        if node.get("bias") is not None:
+            flow.labels.tie(flow.of(node["bias"])[0], weight[0])
+        if groups == 1:
+            flow.labels.tie(data[1], weight[1])
+            flow.contact("read", node, "weight", 1, node["input"], 1)
+            flow.contact("produce", node, "weight", 0)
+        elif len(weight[1]) == 1:
+            flow.labels.pin(weight[1], "the single tap axis of a depthwise convolution")
+            flow.labels.tie(weight[0], np.repeat(data[1], len(weight[0]) // groups))
+        else:
+            self._share(groups, data[1], weight, flow)
+            flow.contact("read", node, "weight", 1, node["input"], 1)
+            flow.contact("produce", node, "weight", 0)
+        return (*flow.fixed(shape[:1]), weight[0], *flow.fixed(shape[2:]))
+
+    @staticmethod
+    def _share(groups: int, channels: np.ndarray[Any, Any], weight: Axes, flow: Flow) -> None:
+        made, read = len(weight[0]) // groups, len(weight[1])
+        for g in range(groups):
+            flow.labels.tie(channels[g * read : (g + 1) * read], weight[1])
+            flow.labels.tie(weight[0][g * made : (g + 1) * made], weight[0][:made])
+
+    def narrow(self, node: Node, alive: Alive) -> Mapping[str, Any]:
+        whole = alive.coupling.axes[node["weight"].name]
+        assert whole is not None
+        if node["groups"] == 1 or len(whole[1]) != 1:
+            return {}
+        return {"groups": alive.shape(node["input"].name)[1]}
+
+    def resize(self, module: nn.Module) -> None:
+        assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        made, read = module.weight.shape[:2]
+        if module.groups > 1 and module.groups == module.in_channels:
+            module.groups = made * module.in_channels // module.out_channels
+        module.out_channels, module.in_channels = made, read * module.groups
+
+    def macs(self, node: Node, sizes: Sizes) -> int:
+        return math.prod(sizes(node.name)) * math.prod(sizes(node["weight"].name)[1:])

@@ -1,0 +1,36 @@
+"""Fully connected layers: linear, and addmm as older exporters write it."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+from torch import nn
+
+from edgeprune.graph import Axes, Flow, Node
+from edgeprune.ops.operation import Operation, Sizes
+
+
+class Linear(Operation):
+    """y = x Wᵀ + b with x (…, in), W (out, in), b (out,)."""
+
+    name: ClassVar[str] = "linear"
+    handles: ClassVar[tuple[str, ...]] = ("linear",)
+    modules: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear,)
+
+    def label(self, node: Node, flow: Flow) -> Axes:
+        data = flow.of(node["input"])
+        weight = flow.of(node["weight"])
+        flow.labels.tie(data[-1], weight[1])
+        flow.contact("read", node, "weight", 1, node["input"], len(data) - 1)
+        flow.contact("produce", node, "weight", 0)
+        if node.get("bias") is not None:
+            flow.labels.tie(flow.of(node["bias"])[0], weight[0])
+        return (*data[:-1], weight[0])
+
+    def resize(self, module: nn.Module) -> None:
+        assert isinstance(module, nn.Linear)
+        module.out_features, module.in_features = module.weight.shape
+
+    def macs(self, node: Node, sizes: Sizes) -> int:
+        return math.prod(sizes(node.name)) * sizes(node["weight"].name)[1]

@@ -1,0 +1,137 @@
+"""A plan: which units of each group stay, and what the weights of their readers become."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from edgeprune.errors import UsageError
+from edgeprune.files import write_text
+from edgeprune.graph import Coupling, Ints
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a coreset method chose for one group of n units.
+
+    Attributes:
+        keep: (m,) int64, ascending, unique: the units that stay.
+        mix: (m, n) float64 or None. Readers become W′ = W · mixᵀ: unit i is approximated by
+            Σ_k mix[k, i] · (kept unit k). None leaves the kept weights as they are.
+        shift: (n,) float64 or None: the constant part of that approximation; it goes into the
+            readers' biases.
+        error: expected relative squared error of what the readers hear, under the evidence the
+            method used; None where the method states none.
+        draws: number of random draws made, with repetitions; None for deterministic methods.
+        scores: (n,) the sampling scores behind those draws, None for other methods.
+    """
+
+    keep: Ints
+    mix: npt.NDArray[np.float64] | None = None
+    shift: npt.NDArray[np.float64] | None = None
+    error: float | None = None
+    draws: int | None = None
+    scores: npt.NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Selections by group, and the weights that changed.
+
+    Attributes:
+        weights: replacements by qualified name, at the *original* sizes; entries of removed
+            units are meaningless and are cut away by `shrink`.
+    """
+
+    method: str
+    selections: Mapping[str, Selection]
+    weights: Mapping[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def keep(self) -> dict[str, Ints]:
+        """The units that stay, by group."""
+        return {name: selection.keep for name, selection in self.selections.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Cuts:
+    """What is left of every narrowed weight: enough to rebuild the shrunk net from its code.
+
+    Attributes:
+        weights: qualified name → {axis: kept indices, ascending}.
+        keep: group → kept units.
+        shrunk: whether the user's module or the exported graph was narrowed.
+    """
+
+    weights: Mapping[str, Mapping[int, tuple[int, ...]]]
+    keep: Mapping[str, tuple[int, ...]]
+    shrunk: str = "module"
+    exclude: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(coupling: Coupling, plan: Plan, shrunk: str, exclude: tuple[str, ...]) -> Cuts:
+        """The cuts that a plan means for a coupled graph."""
+        alive = coupling.alive(plan.keep)
+        weights: dict[str, dict[int, tuple[int, ...]]] = {}
+        for node in coupling.graph.nodes.values():
+            if node.operation != "weight":
+                continue
+            for axis, mask in enumerate(alive.axes(node.name)):
+                if not mask.all():
+                    weights.setdefault(node.target, {})[axis] = tuple(np.flatnonzero(mask).tolist())
+        kept = {name: tuple(keep.tolist()) for name, keep in plan.keep.items()}
+        return Cuts(weights, kept, shrunk, exclude)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, atomically.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        content = {
+            "plan_version": PLAN_VERSION,
+            "shrunk": self.shrunk,
+            "exclude": list(self.exclude),
+            "keep": {name: list(keep) for name, keep in self.keep.items()},
+            "weights": {
+                name: {str(axis): list(index) for axis, index in axes.items()}
+                for name, axes in self.weights.items()
+            },
+        }
+        write_text(path, json.dumps(content, separators=(",", ":")) + "\n")
+
+    @staticmethod
+    def load(path: Path) -> Cuts:
+        """Read what `save` wrote.
+
+        Raises:
+            UsageError: missing, damaged, or of another version.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["plan_version"] != PLAN_VERSION:
+                raise UsageError(
+                    f"{path}: has plan version {content['plan_version']}, this edgeprune reads {PLAN_VERSION}."
+                )
+            return Cuts(
+                {
+                    name: {int(axis): tuple(index) for axis, index in axes.items()}
+                    for name, axes in content["weights"].items()
+                },
+                {name: tuple(keep) for name, keep in content["keep"].items()},
+                str(content["shrunk"]),
+                tuple(content["exclude"]),
+            )
+        except FileNotFoundError:
+            raise UsageError(f"{path.parent}: holds no plan.json; give the folder of a finished run.") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"{path}: is damaged ({error}); make the run again.") from error

@@ -1,0 +1,270 @@
+"""Plan → a smaller nn.Module, twice: the user's module and the exported graph, compared.
+
+Three nets must agree on a batch: the *masked* one (the original graph with the plan's weights,
+whose readers hear zeros from removed units), the narrowed graph, and the narrowed module. Where
+the user's forward has sizes written into it and the narrowed module cannot run, the narrowed
+graph is the result, and that is said.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from edgeprune.errors import BrokenPromise, ModelError
+from edgeprune.graph import Alive, Coupling, Graph, Mask, Ref, flatten_outputs
+from edgeprune.ops import family_of, operation_for
+from edgeprune.plan import Cuts, Plan
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+"""Largest difference allowed between the masked and the shrunk net, relative to the largest output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """The smaller net.
+
+    Attributes:
+        module: what to use from here on; parameters keep their names.
+        kind: whether it is the user's module or the exported graph.
+        reason: why it is the graph, '' for the module.
+        cuts: what was cut from which weight.
+        masking: largest output difference, absolute, between the masked and the shrunk net.
+        scale: largest absolute output of the masked net.
+        n_inputs: samples compared.
+    """
+
+    module: nn.Module
+    kind: Literal["module", "graph"]
+    reason: str
+    cuts: Cuts
+    masking: float
+    scale: float
+    n_inputs: int
+
+
+def shrink(
+    model: nn.Module, coupling: Coupling, plan: Plan, inputs: Sequence[Tensor], exclude: tuple[str, ...] = ()
+) -> Shrunk:
+    """Cut the removed units out of a copy of `model`.
+
+    Args:
+        inputs: a batch to compare on, as traced.
+
+    Raises:
+        BrokenPromise: the narrowed graph or the narrowed module does not equal the masked net.
+    """
+    alive = coupling.alive(plan.keep)
+    graph = narrow_graph(coupling.graph, alive, plan.weights)
+    cuts = Cuts.of(coupling, plan, "module", exclude)
+    masked, outputs, dtype = _in_double(coupling, plan, alive, graph, inputs)
+    masking, scale = _difference(masked, outputs)
+    _check("graph", masking, scale, dtype)
+    module, reason = _narrowed_module(model, cuts, plan.weights, inputs, outputs)
+    n = int(inputs[0].shape[0]) if inputs and inputs[0].dim() else 1
+    if module is not None:
+        return Shrunk(module, "module", "", cuts, masking, scale, n)
+    logger.warning("the model's own forward cannot run narrowed (%s); the shrunk graph is used", reason)
+    cuts = Cuts(cuts.weights, cuts.keep, "graph", exclude)
+    return Shrunk(graph, "graph", reason, cuts, masking, scale, n)
+
+
+def _in_double(
+    coupling: Coupling, plan: Plan, alive: Alive, graph: fx.GraphModule, inputs: Sequence[Tensor]
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], torch.dtype]:
+    """Outputs of the masked net and of the narrowed graph, in float64 where the graph allows it."""
+    masks = reading_masks(coupling, alive)
+    for dtype in (torch.float64, torch.float32):
+        cast: Callable[[Tensor], Tensor] = lambda x, d=dtype: x.to(d) if x.is_floating_point() else x  # type: ignore[misc]  # noqa: E731
+        weights = {name: cast(w) for name, w in {**coupling.graph.weights, **plan.weights}.items()}
+        try:
+            masked = coupling.graph.run_masked([cast(x) for x in inputs], masks, weights)
+            with torch.no_grad():
+                outputs = flatten_outputs(copy.deepcopy(graph).to(dtype)(*[cast(x) for x in inputs]))
+        except RuntimeError:
+            if dtype is torch.float32:
+                raise
+            logger.info("the graph does not run in float64; compared in float32")
+            continue
+        return masked, outputs, dtype
+    raise AssertionError("unreachable")
+
+
+def reading_masks(coupling: Coupling, alive: Alive) -> dict[str, list[Mask]]:
+    """What each reading node must not hear, for `Graph.run_masked`."""
+    masks: dict[str, list[Mask]] = {}
+    for group in coupling.groups:
+        for reader in group.readers:
+            axes = alive.axes(reader.data)
+            heard = axes[reader.data_axis]
+            if not heard.all():
+                masks.setdefault(reader.node, []).append(Mask(reader.data, reader.data_axis, heard))
+    return masks
+
+
+def _difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> tuple[float, float]:
+    difference = max((float((a - b).abs().max()) for a, b in zip(first, second, strict=True) if a.numel()), default=0.0)
+    scale = max((float(a.abs().max()) for a in first if a.numel()), default=0.0)
+    return difference, scale
+
+
+def _check(what: str, difference: float, scale: float, dtype: torch.dtype) -> None:
+    allowed = TOLERANCE[dtype] * max(scale, 1e-12)
+    if not difference <= allowed:
+        raise BrokenPromise(
+            f"shrink: the narrowed {what} differs from the masked original by {difference:.3g} on outputs of "
+            f"size {scale:.3g} (allowed {allowed:.3g}); nothing was written. This is a bug in a rule of an "
+            "operation: please report it with the model; --exclude of the layers involved avoids it."
+        )
+
+
+def narrow_graph(graph: Graph, alive: Alive, weights: Mapping[str, Tensor]) -> fx.GraphModule:
+    """A copy of the graph with narrowed weights and rewritten sizes."""
+    module = copy.deepcopy(graph.module)
+    for node in graph.nodes.values():
+        if node.operation == "weight":
+            value = weights.get(node.target, graph.weights[node.target])
+            _assign(module, node.target, _cut(value, alive.axes(node.name)))
+    for made in module.graph.nodes:
+        plain = graph.nodes.get(made.name)
+        rule = operation_for(plain.operation) if plain is not None else None
+        if plain is None or rule is None or made.op != "call_function":
+            continue
+        changes = rule.narrow(plain, alive)
+        overload = rule.retarget(plain, alive)
+        if changes or overload:
+            _rewrite(made, plain.arguments, changes, overload)
+    module.recompile()
+    return module
+
+
+def _cut(value: Tensor, masks: Sequence[np.ndarray[Any, Any]]) -> Tensor:
+    for axis, mask in enumerate(masks):
+        if not mask.all():
+            value = value.index_select(axis, torch.from_numpy(np.flatnonzero(mask)))
+    return value
+
+
+def _assign(module: nn.Module, path: str, value: Tensor) -> None:
+    """Put a weight in its place, as a parameter where it was one."""
+    owner, _, leaf = path.rpartition(".")
+    holder = module.get_submodule(owner)
+    old = getattr(holder, leaf)
+    value = value.detach().clone().to(old.dtype)
+    if isinstance(old, nn.Parameter):
+        setattr(holder, leaf, nn.Parameter(value, requires_grad=old.requires_grad))
+    else:
+        setattr(holder, leaf, value)
+
+
+def _rewrite(
+    made: fx.Node, arguments: Mapping[str, Any], changes: Mapping[str, Any], overload: str | None
+) -> None:
+    by_name = {n.name: n for n in made.graph.nodes}
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Ref):
+            return by_name[value.name]
+        return [plain(item) for item in value] if isinstance(value, list) else value
+
+    target = made.target
+    if overload is not None:
+        packet, _, kind = overload.partition(".")
+        target = getattr(getattr(torch.ops.aten, packet), kind)
+    assert isinstance(target, torch._ops.OpOverload)
+    merged = {**arguments, **changes}
+    made.target = target
+    made.args = tuple(plain(merged[a.name]) for a in target._schema.arguments if not a.kwarg_only)
+    made.kwargs = {a.name: plain(merged[a.name]) for a in target._schema.arguments if a.kwarg_only}
+
+
+def _narrowed_module(
+    model: nn.Module,
+    cuts: Cuts,
+    weights: Mapping[str, Tensor],
+    inputs: Sequence[Tensor],
+    expected: Sequence[Tensor],
+) -> tuple[nn.Module | None, str]:
+    """The user's module narrowed, or None and the reason."""
+    module = copy.deepcopy(model)
+    try:
+        fill(module, weights)
+        narrow_module(module, cuts)
+        dtype = expected[0].dtype
+        probe = copy.deepcopy(module).to(dtype)
+        with torch.no_grad():
+            outputs = flatten_outputs(probe(*[x.to(dtype) if x.is_floating_point() else x for x in inputs]))
+        agree = [a.shape == b.shape for a, b in zip(outputs, expected, strict=True)]
+    except Exception as error:  # whatever the user's forward raises is the reason it cannot run
+        return None, f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+    if not all(agree):
+        return None, "its outputs have other shapes than the graph's"
+    difference, scale = _difference(expected, outputs)
+    if not difference <= TOLERANCE[dtype] * max(scale, 1e-12):
+        return None, f"its outputs differ from the graph's by {difference:.3g}"
+    return module, ""
+
+
+def fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy full-size weights into a module, by qualified name."""
+    own = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers(remove_duplicate=False))}
+    with torch.no_grad():
+        for name, value in weights.items():
+            if name in own:
+                own[name].copy_(value)
+
+
+def narrow_module(module: nn.Module, cuts: Cuts) -> None:
+    """Cut parameters and buffers in place, and make the modules' attributes agree.
+
+    Weights that are one tensor under several names stay one tensor.
+
+    Raises:
+        ModelError: the plan speaks of weights that the module does not have, or of other sizes.
+    """
+    made: dict[int, Any] = {}
+    own = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers(remove_duplicate=False))}
+    by_identity = {id(own[name]): axes for name, axes in cuts.weights.items() if name in own}
+    missing = [name for name in cuts.weights if name not in own]
+    if missing:
+        raise ModelError(
+            f"the plan narrows {missing[0]}, which the model does not have; "
+            "load the plan with the code and the settings that it was made with."
+        )
+    touched = set()
+    for name, old in own.items():
+        axes = by_identity.get(id(old))
+        if axes is None:
+            continue
+        if id(old) not in made:
+            made[id(old)] = _narrowed(name, old, axes)
+        owner, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(owner), leaf, made[id(old)])
+        touched.add(owner)
+    for owner in touched:
+        holder = module.get_submodule(owner)
+        family = family_of(holder)
+        if family is not None:
+            family.resize(holder)
+
+
+def _narrowed(name: str, old: Tensor, axes: Mapping[int, tuple[int, ...]]) -> Tensor:
+    value = old.detach()
+    for axis, index in axes.items():
+        if axis >= value.dim() or (index and max(index) >= value.shape[axis]):
+            raise ModelError(
+                f"the plan keeps index {max(index)} of axis {axis} of {name}, which has shape "
+                f"{tuple(value.shape)}; load the plan with the model that it was made from."
+            )
+        value = value.index_select(axis, torch.tensor(index, dtype=torch.int64))
+    value = value.clone()
+    return nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
