@@ -8,6 +8,7 @@ Label 0 is carried by whatever can never be removed.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -142,6 +143,16 @@ class Graph:
             result = interpreter.run(*inputs)
         return flatten_outputs(result), interpreter.values
 
+    def values(
+        self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor], wanted: frozenset[str]
+    ) -> dict[str, Tensor]:
+        """The values of the wanted nodes; what comes after the last of them is not computed."""
+        interpreter = _Interpreter(self.module, {**self.weights, **weights}, wanted, {})
+        with torch.no_grad(), contextlib.suppress(_AllSeen):
+            interpreter.stop_early = True
+            interpreter.run(*inputs)
+        return interpreter.values
+
     def run_masked(
         self, inputs: Sequence[Tensor], masks: Mapping[str, Sequence[Mask]], weights: Mapping[str, Tensor]
     ) -> tuple[Tensor, ...]:
@@ -164,6 +175,10 @@ class Mask:
     heard: Bools
 
 
+class _AllSeen(Exception):
+    """Raised inside a run once every wanted value is known."""
+
+
 class _Interpreter(fx.Interpreter):
     """Runs a graph with other weights, remembers some values, and mutes some channels."""
 
@@ -179,6 +194,7 @@ class _Interpreter(fx.Interpreter):
         self.wanted = wanted
         self.masks = masks
         self.values: dict[str, Tensor] = {}
+        self.stop_early = False
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         found = self.weights.get(target)
@@ -201,6 +217,8 @@ class _Interpreter(fx.Interpreter):
         value = super().run_node(n)
         if n.name in self.wanted:
             self.values[n.name] = value
+            if self.stop_early and len(self.values) == len(self.wanted):
+                raise _AllSeen
         return value
 
 

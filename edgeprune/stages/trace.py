@@ -44,7 +44,9 @@ def trace(model: nn.Module, inputs: Sequence[Tensor]) -> Graph:
     assert isinstance(module, fx.GraphModule)
     _make_functional(module)
     nodes = {node.name: _node(node, module) for node in module.graph.nodes if not _is_guard(node)}
-    weights = {n.target: _attribute(module, n.target) for n in nodes.values() if n.operation == "weight"}
+    weights = {
+        n.target: _attribute(module, n.target).detach() for n in nodes.values() if n.operation == "weight"
+    }
     return Graph(
         program=program,
         module=module,

@@ -1,0 +1,97 @@
+"""What a coreset method may see of a group, and what it must answer.
+
+A method never sees a layer. It sees *units* (neurons or channels): the rows of weights that make
+them, how strongly each is read, and, where there is data, the second moments of what they say.
+It answers with a `Selection`: which units stay, and how the readers are to be mixed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeprune.plan import Selection
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Hearing:
+    """One reader of the group, seen as queries over its n units.
+
+    Attributes:
+        node: the reading operation.
+        gram: (n, n) float64, WᵀW: the reader's weights against each other, summed over its
+            outputs, taps and positions.
+        peak: (n,) float64, max |W| over its outputs, taps and positions.
+        outputs: number of the reader's outputs (the paper's k).
+        moment: (n, n) float64, E[h hᵀ] of the units as heard, averaged over samples and
+            positions; None without data.
+        mean: (n,) float64, E[h]; None without data.
+        shiftable: whether a constant can be added to what the reader computes.
+    """
+
+    node: str
+    gram: Floats
+    peak: Floats
+    outputs: int
+    moment: Floats | None = None
+    mean: Floats | None = None
+    shiftable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is known of a group of n units.
+
+    Attributes:
+        rows: for each layer that makes the units, (n, fan-in + 1) float64: incoming weights
+            with the bias appended (p̃ = [p; b]), batch norm folded in.
+        activations: for each of those layers the name of the activation that follows, '' if
+            none is known.
+        radii: for each of those layers β, a bound on the l2 norm of what it hears at one
+            position, over the whole domain; None where none is known.
+        hearings: the readers.
+    """
+
+    name: str
+    rows: tuple[Floats, ...]
+    activations: tuple[str, ...]
+    radii: tuple[float | None, ...]
+    hearings: tuple[Hearing, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of units, n."""
+        return len(self.rows[0])
+
+
+class Coreset(ABC):
+    """A method that chooses units.
+
+    Attributes:
+        name: what users type after --method.
+        needs_data: whether the hearings must carry moments.
+        refits: whether the readers kept weights are refitted by least squares on samples,
+            after the choice, against what the original net computes there.
+        random: whether the choice depends on the seed.
+        source: the paper.
+    """
+
+    name: ClassVar[str]
+    needs_data: ClassVar[bool] = False
+    refits: ClassVar[bool] = False
+    random: ClassVar[bool] = False
+    source: ClassVar[str] = ""
+
+    @abstractmethod
+    def choose(self, evidence: Evidence, size: int, generator: np.random.Generator) -> Selection:
+        """Choose `size` of the group's n units, 1 ≤ size ≤ n.
+
+        Raises:
+            UnsupportedModel: an assumption of the method fails for this group.
+        """

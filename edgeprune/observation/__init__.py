@@ -1,0 +1,13 @@
+"""What can be known of a group before choosing: its weights as queries, and what data makes of it.
+
+`evidence` gathers what a coreset method may see; `moments` listens on the calibration set;
+`patches` writes a reader as a matrix, so that it can be refitted by least squares.
+"""
+
+from __future__ import annotations
+
+from edgeprune.observation.evidence import gather
+from edgeprune.observation.moments import batches, positions
+from edgeprune.observation.patches import NormalEquations, Site, refit, shift_site
+
+__all__ = ["NormalEquations", "Site", "batches", "gather", "positions", "refit", "shift_site"]

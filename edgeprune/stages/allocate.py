@@ -1,0 +1,123 @@
+"""Coupling, budget → widths: how many units each group keeps, on the target's channel grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from edgeprune.errors import UsageError
+from edgeprune.graph import Alive, Coupling, Group, Ints
+from edgeprune.ops import operation_for
+
+BudgetKind = Literal["keep", "params", "macs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What may be left, as a share of the original in (0, 1]: of each group's units, of the
+    parameters, or of the multiply-accumulates."""
+
+    kind: BudgetKind
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Widths that the target computes well: multiples for convolutional groups and for others."""
+
+    conv: int = 1
+    units: int = 1
+
+    def multiple(self, group: Group) -> int:
+        """The multiple that applies to a group."""
+        return self.conv if group.convolutional else self.units
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a net takes: parameters, and multiply-accumulates for one sample."""
+
+    params: int
+    macs: int
+
+
+def cost(coupling: Coupling, keep: Mapping[str, Ints]) -> Cost:
+    """The cost of what is left when each group keeps these units."""
+    return _cost(coupling, coupling.alive(keep))
+
+
+def _cost(coupling: Coupling, alive: Alive) -> Cost:
+    graph = coupling.graph
+    parameters = {name for name, _ in graph.module.named_parameters(remove_duplicate=False)}
+    counted: set[str] = set()
+    params = macs = 0
+    for node in graph.nodes.values():
+        if node.operation == "weight":
+            if node.target in parameters and node.target not in counted:
+                counted.add(node.target)
+                params += math.prod(alive.shape(node.name))
+        elif (rule := operation_for(node.operation)) is not None:
+            macs += rule.macs(node, alive.shape)
+    return Cost(params, macs // graph.traced_batch)
+
+
+def allocate(coupling: Coupling, budget: Budget, grid: Grid) -> dict[str, int]:
+    """The number of units each group keeps.
+
+    A share of units is applied to every group alike; a share of parameters or
+    multiply-accumulates is met by the largest such uniform share whose cost fits.
+
+    Raises:
+        UsageError: the share is out of (0, 1], or no width meets the budget.
+    """
+    if not 0.0 < budget.share <= 1.0:
+        raise UsageError(f"--{budget.kind} {budget.share:g}: a share must be above 0 and at most 1.")
+    if budget.kind == "keep":
+        return _widths(coupling, budget.share, grid)
+    whole = getattr(cost(coupling, {}), budget.kind)
+    low, high = 0.0, 1.0
+    if not _fits(coupling, _widths(coupling, 0.0, grid), budget, whole):
+        least = _share(coupling, _widths(coupling, 0.0, grid), budget, whole)
+        raise UsageError(
+            f"--{budget.kind} {budget.share:g}: the smallest net that the groups and the grid allow still "
+            f"takes {least:.3f} of the original; ask for more, or see `edgeprune inspect` for what is pinned."
+        )
+    if _fits(coupling, _widths(coupling, 1.0, grid), budget, whole):
+        return _widths(coupling, 1.0, grid)
+    for _ in range(24):
+        middle = (low + high) / 2
+        if _fits(coupling, _widths(coupling, middle, grid), budget, whole):
+            low = middle
+        else:
+            high = middle
+    return _widths(coupling, low, grid)
+
+
+def _widths(coupling: Coupling, share: float, grid: Grid) -> dict[str, int]:
+    return {group.name: rounded(group.size, share, grid.multiple(group)) for group in coupling.groups}
+
+
+def rounded(size: int, share: float, multiple: int) -> int:
+    """The multiple nearest to share·size, at least one multiple and at most `size`.
+
+    A group that is no wider than one multiple gains nothing from losing a part of it, so it
+    stays whole unless the multiple is 1.
+    """
+    if multiple <= 1:
+        return min(size, max(1, round(share * size)))
+    steps = max(1, round(share * size / multiple))
+    return min(size, steps * multiple)
+
+
+def _share(coupling: Coupling, widths: Mapping[str, int], budget: Budget, whole: int) -> float:
+    keep = {name: np.arange(width) for name, width in widths.items()}
+    left: int = getattr(cost(coupling, keep), budget.kind)
+    return left / whole if whole else 1.0
+
+
+def _fits(coupling: Coupling, widths: Mapping[str, int], budget: Budget, whole: int) -> bool:
+    return _share(coupling, widths, budget, whole) <= budget.share

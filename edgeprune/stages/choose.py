@@ -1,0 +1,155 @@
+"""Widths → Plan: which units stay in each group, and what their readers' weights become.
+
+Groups are visited bottom-up. Each is judged in the net that is already pruned below it, and its
+readers are refitted against what the *original* net computes there, so that errors do not pile
+up from layer to layer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeprune.coresets import CORESETS, Coreset
+from edgeprune.errors import CalibrationError
+from edgeprune.graph import Coupling, Group, Reader
+from edgeprune.observation import batches, gather, positions, refit, shift_site
+from edgeprune.plan import Plan, Selection
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
+
+
+def choose(
+    coupling: Coupling,
+    widths: Mapping[str, int],
+    method: str,
+    samples: Sequence[Tensor] | None,
+    *,
+    seed: int,
+    radii: Mapping[str, float] | None = None,
+    recalibrate: bool = False,
+    progress: Progress = lambda items, _text, _total: items,
+) -> Plan:
+    """Choose the units of every group that shall become narrower.
+
+    Args:
+        widths: units to keep, by group; groups at their full size are left alone.
+        method: name of a coreset.
+        samples: calibration inputs, float32, samples first; None for a data-independent plan.
+        radii: by making node, a bound on the l2 norm of what it hears (see `Evidence`).
+        recalibrate: re-estimate the statistics of batch norms at the end (methods that do not
+            refit; needs samples).
+
+    Raises:
+        CalibrationError: the method needs data and there is none.
+        UnsupportedModel: an assumption of the method fails for a group.
+    """
+    coreset = CORESETS[method]
+    if samples is None and (coreset.needs_data or recalibrate):
+        raise CalibrationError(
+            f"--method {method} needs a calibration set; give one with --calibration, or choose a "
+            "data-independent method such as sensitivity."
+        )
+    random, torch_random = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    weights = dict(coupling.graph.weights)
+    selections: dict[str, Selection] = {}
+    todo = [group for group in coupling.groups if widths[group.name] < group.size]
+    data = samples if coreset.needs_data else None
+    for group in progress(todo, f"choosing ({method})", len(todo)):
+        evidence = gather(coupling.graph, group, weights, data, radii or {}, torch_random)
+        selection = coreset.choose(evidence, widths[group.name], random)
+        selections[group.name] = selection
+        _compensate(coupling, group, selection, weights)
+        if coreset.refits and samples is not None:
+            _refit(coupling, group, selections, weights, samples, torch_random)
+        logger.info("%s: %d of %d units kept, error %s", group.name, len(selection.keep), group.size, selection.error)
+    if recalibrate and samples is not None:
+        _recalibrate(coupling, weights, samples)
+    changed = {name: w for name, w in weights.items() if w is not coupling.graph.weights[name]}
+    return Plan(method, selections, changed, _notes(coreset))
+
+
+def _notes(coreset: Coreset) -> tuple[str, ...]:
+    return (f"source: {coreset.source}",) if coreset.source else ()
+
+
+def _compensate(coupling: Coupling, group: Group, selection: Selection, weights: dict[str, Tensor]) -> None:
+    """W′ = W · mixᵀ in every reader, zeros where units left; the shift goes to the shift site."""
+    gone = np.setdiff1d(np.arange(group.size), selection.keep)
+    for reader in group.readers:
+        if reader.weight is None:
+            continue
+        units = next(p.units for p in group.places if p.weight == reader.weight and p.axis == reader.axis)
+        weight = weights[reader.weight].movedim(reader.axis, 0).double()
+        new = weight.clone()
+        shift = torch.zeros_like(weight[0])
+        for place in positions(units, group.size):
+            new[torch.from_numpy(place[gone][place[gone] >= 0])] = 0.0
+            if selection.mix is not None and reader.compensable:
+                shift = shift + _mixed(weight, new, place, selection)
+        weights[reader.weight] = new.movedim(0, reader.axis).to(weights[reader.weight].dtype)
+        site = shift_site(coupling.graph, reader) if reader.compensable else None
+        if selection.shift is not None and site is not None:
+            constant = shift.reshape(len(shift), -1).sum(1)
+            weights[site.weight] = weights[site.weight] + site.sign * constant.to(weights[site.weight].dtype)
+
+
+def _mixed(weight: Tensor, new: Tensor, place: Any, selection: Selection) -> Tensor:
+    """Write the mixed weights of one position of each unit; returns what the shift adds there."""
+    assert selection.mix is not None
+    index = torch.from_numpy(place)
+    there = (index >= 0).to(weight.dtype).reshape(-1, *[1] * (weight.dim() - 1))
+    old = weight[index.clamp_min(0)] * there
+    kept = index[torch.from_numpy(selection.keep)]
+    mixed = torch.tensordot(torch.from_numpy(selection.mix), old, dims=1)
+    new[kept[kept >= 0]] = mixed[kept >= 0]
+    if selection.shift is None:
+        return torch.zeros_like(weight[0])
+    return torch.tensordot(torch.from_numpy(selection.shift), old, dims=1)
+
+
+def _refit(
+    coupling: Coupling,
+    group: Group,
+    selections: Mapping[str, Selection],
+    weights: dict[str, Tensor],
+    samples: Sequence[Tensor],
+    generator: torch.Generator,
+) -> None:
+    alive = coupling.alive({name: selection.keep for name, selection in selections.items()})
+    for reader in _distinct(group.readers):
+        if reader.compensable:
+            channels = np.flatnonzero(alive.axes(reader.data)[reader.data_axis])
+            weights.update(refit(coupling.graph, reader, channels, weights, samples, generator))
+
+
+def _distinct(readers: Iterable[Reader]) -> list[Reader]:
+    return list({reader.node: reader for reader in readers}.values())
+
+
+def _recalibrate(coupling: Coupling, weights: dict[str, Tensor], samples: Sequence[Tensor]) -> None:
+    """Set running means and variances to what the pruned net shows on the samples, in graph order."""
+    graph = coupling.graph
+    for node in graph.nodes.values():
+        if node.operation != "batch_norm":
+            continue
+        mean, var = graph.weight_of(node.get("running_mean")), graph.weight_of(node.get("running_var"))
+        source = node["input"].name
+        if mean is None or var is None:
+            continue
+        count, first, second = 0, torch.zeros(1).double(), torch.zeros(1).double()
+        for batch in batches(graph, samples):
+            value = graph.values(batch, weights, frozenset({source}))[source].double()
+            rows = value.movedim(1, -1).reshape(-1, value.shape[1])
+            count, first, second = count + len(rows), first + rows.sum(0), second + (rows**2).sum(0)
+        centre = first / count
+        spread = (second / count - centre**2).clamp_min(0.0) * count / max(count - 1, 1)
+        weights[mean] = centre.to(weights[mean].dtype)
+        weights[var] = torch.where(spread > 0, spread, torch.ones_like(spread)).to(weights[var].dtype)
