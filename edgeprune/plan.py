@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -70,12 +70,18 @@ class Cuts:
         weights: qualified name → {axis: kept indices, ascending}.
         keep: group → kept units.
         shrunk: whether the user's module or the exported graph was narrowed.
+        errors: group → the method's expected relative squared error, where it states one.
+        draws: group → number of random draws, for methods that sample.
+        scores: group → the sampling scores behind those draws.
     """
 
     weights: Mapping[str, Mapping[int, tuple[int, ...]]]
     keep: Mapping[str, tuple[int, ...]]
     shrunk: str = "module"
     exclude: tuple[str, ...] = ()
+    errors: Mapping[str, float] = field(default_factory=dict)
+    draws: Mapping[str, int] = field(default_factory=dict)
+    scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @staticmethod
     def of(coupling: Coupling, plan: Plan, shrunk: str, exclude: tuple[str, ...]) -> Cuts:
@@ -88,8 +94,16 @@ class Cuts:
             for axis, mask in enumerate(alive.axes(node.name)):
                 if not mask.all():
                     weights.setdefault(node.target, {})[axis] = tuple(np.flatnonzero(mask).tolist())
-        kept = {name: tuple(keep.tolist()) for name, keep in plan.keep.items()}
-        return Cuts(weights, kept, shrunk, exclude)
+        chosen = plan.selections.items()
+        return Cuts(
+            weights,
+            {name: tuple(s.keep.tolist()) for name, s in chosen},
+            shrunk,
+            exclude,
+            {name: s.error for name, s in chosen if s.error is not None},
+            {name: s.draws for name, s in chosen if s.draws is not None},
+            {name: tuple(s.scores.tolist()) for name, s in chosen if s.scores is not None},
+        )
 
     def save(self, path: Path) -> None:
         """Write as JSON, atomically.
@@ -102,6 +116,9 @@ class Cuts:
             "shrunk": self.shrunk,
             "exclude": list(self.exclude),
             "keep": {name: list(keep) for name, keep in self.keep.items()},
+            "errors": dict(self.errors),
+            "draws": dict(self.draws),
+            "scores": {name: list(scores) for name, scores in self.scores.items()},
             "weights": {
                 name: {str(axis): list(index) for axis, index in axes.items()}
                 for name, axes in self.weights.items()
@@ -130,6 +147,9 @@ class Cuts:
                 {name: tuple(keep) for name, keep in content["keep"].items()},
                 str(content["shrunk"]),
                 tuple(content["exclude"]),
+                {name: float(error) for name, error in content["errors"].items()},
+                {name: int(draws) for name, draws in content["draws"].items()},
+                {name: tuple(map(float, scores)) for name, scores in content["scores"].items()},
             )
         except FileNotFoundError:
             raise UsageError(f"{path.parent}: holds no plan.json; give the folder of a finished run.") from None

@@ -106,8 +106,8 @@ def _largest_response(evidence: Evidence, k: int) -> Floats:
     norms = np.linalg.norm(evidence.rows[k], axis=1)
     activation, radius = evidence.activations[k], evidence.radii[k]
     if activation in ("relu", ""):
-        # φ is positively homogeneous (or absent: |p̃·x̃| ≤ β‖p̃‖), so β only scales all scores alike
-        return norms * (math.sqrt(radius**2 + 1) if radius is not None else 1.0)
+        # φ is positively homogeneous (or absent: |p̃·x̃| ≤ β‖p̃‖): β would only scale all scores alike
+        return norms
     if activation not in ADMISSIBLE:
         raise UnsupportedModel(
             f"{evidence.name}: the guarantee of sensitivity sampling needs a non-negative, non-decreasing "

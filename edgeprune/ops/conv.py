@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
+from edgeprune.forms import Affine, Application, Convolve, Scene
 from edgeprune.graph import Alive, Axes, Flow, Node
-from edgeprune.ops.operation import Operation, Sizes
+from edgeprune.ops.operation import Operation, Sizes, constant
 
 
 class Convolution(Operation):
@@ -70,3 +71,20 @@ class Convolution(Operation):
 
     def macs(self, node: Node, sizes: Sizes) -> int:
         return math.prod(sizes(node.name)) * math.prod(sizes(node["weight"].name)[1:])
+
+    def form(self, node: Node, scene: Scene) -> Application:
+        weight, bias = constant(node, scene, "weight"), constant(node, scene, "bias")
+        assert weight is not None
+        rank = weight.dim() - 2
+        stride, padding, dilation = (_each(node[key], rank) for key in ("stride", "padding", "dilation"))
+        kernel = Convolve(tuple(stride), padding, tuple(dilation), int(node["groups"]))
+        spread = None if bias is None else bias.reshape(-1, *[1] * rank)
+        return Application(Affine.given(kernel, weight, spread), (node["input"].name,))
+
+
+def _each(value: Any, rank: int) -> Any:
+    """One number for each position axis; a padding may also be a word."""
+    if isinstance(value, str):
+        return value
+    given = tuple(value) if isinstance(value, list | tuple) else (value,)
+    return given * rank if len(given) == 1 else given

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from torch import nn
 
+from edgeprune.forms import Affine, Application, Dense, Scene
 from edgeprune.graph import Axes, Flow, Node
-from edgeprune.ops.operation import Operation, Sizes
+from edgeprune.ops.operation import Operation, Sizes, constant
 
 
 class Linear(Operation):
@@ -34,3 +35,8 @@ class Linear(Operation):
 
     def macs(self, node: Node, sizes: Sizes) -> int:
         return math.prod(sizes(node.name)) * sizes(node["weight"].name)[1]
+
+    def form(self, node: Node, scene: Scene) -> Application:
+        weight = constant(node, scene, "weight")
+        assert weight is not None
+        return Application(Affine.given(Dense(), weight, constant(node, scene, "bias")), (node["input"].name,))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from edgeprune.errors import UnsupportedOperation
+from edgeprune.forms import Affine, Application, Scale, Scene
 from edgeprune.graph import Axes, Flow, Node, Ref
-from edgeprune.ops.operation import Operation
+from edgeprune.intervals import UNIT_ROUNDOFF
+from edgeprune.ops.operation import Operation, constant
 
 
 class BatchNorm(Operation):
@@ -30,6 +34,30 @@ class BatchNorm(Operation):
         size = module.weight if module.weight is not None else module.running_mean
         if size is not None:
             module.num_features = len(size)
+
+    def form(self, node: Node, scene: Scene) -> Application:
+        """A scaling by s = γ/√(σ² + ε) with bias β − μ s; s has four roundings, the bias two more."""
+        if node["training"]:
+            raise UnsupportedOperation(f"{node.where}: normalises by the batch's own statistics; use eval()")
+        gamma, beta, mean, variance = (
+            constant(node, scene, key) for key in ("weight", "bias", "running_mean", "running_var")
+        )
+        if mean is None or variance is None:
+            raise UnsupportedOperation(f"{node.where}: a batch norm without running statistics")
+        one, u = torch.ones_like(mean), 8 * UNIT_ROUNDOFF
+        scale = (one if gamma is None else gamma) / (variance + float(node["eps"])).sqrt()
+        beta = torch.zeros_like(mean) if beta is None else beta
+        trailing = [1] * (len(scene.shapes[node.name]) - 2)
+        weight, bias, weight_error, bias_error = (
+            value.reshape(1, -1, *trailing)
+            for value in (
+                scale,
+                beta - mean * scale,
+                u * scale.abs(),
+                2 * u * (beta.abs() + (mean * scale).abs()),
+            )
+        )
+        return Application(Affine(Scale(), weight, bias, weight_error, bias_error), (node["input"].name,))
 
 
 class LayerNorm(Operation):

@@ -6,9 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from edgeprune.graph import Alive, Axes, Flow, Node
+from edgeprune.errors import UnsupportedOperation
+from edgeprune.forms import Application, Scene
+from edgeprune.graph import Alive, Axes, Flow, Node, Ref
 
 Sizes = Callable[[str], tuple[int, ...]]
 """The sizes of a node's tensor, before or after a plan."""
@@ -53,6 +56,46 @@ class Operation(ABC):
     def macs(self, node: Node, sizes: Sizes) -> int:
         """Multiply-accumulates of the node, the whole batch counted."""
         return 0
+
+    def form(self, node: Node, scene: Scene) -> Application | tuple[Application, ...]:
+        """What the node is mathematically (for each tensor that it returns), for the bounds.
+
+        Raises:
+            UnsupportedOperation: it fits no form; it then has no deterministic bound.
+        """
+        raise UnsupportedOperation(f"{node.where}: {node.target} fits no form")
+
+
+def constant(node: Node, scene: Scene, argument: str) -> Tensor | None:
+    """An argument that does not depend on the model's inputs, float64; None where it is absent.
+
+    Raises:
+        UnsupportedOperation: it depends on them.
+    """
+    given = node.get(argument)
+    if given is None:
+        return None
+    if isinstance(given, Ref):
+        if given.name not in scene.constants:
+            raise UnsupportedOperation(f"{node.where}: its {argument} depends on the model's inputs")
+        return scene.constants[given.name]
+    return torch.tensor(given, dtype=torch.float64)
+
+
+def replay(node: Node, data: Mapping[str, Any]) -> Any:
+    """Call the node's own ATen operation with other tensors for some of its arguments, in their dtype."""
+    arguments = {key: None if isinstance(value, torch.dtype) else value for key, value in node.arguments.items()}
+    packet, _, overload = node.target.removeprefix("aten.").partition(".")
+    operation = getattr(getattr(torch.ops.aten, packet), overload)
+    return operation(**{**arguments, **data})
+
+
+def source_of(node: Node) -> tuple[str, str]:
+    """The argument that is the node's data, and the node it refers to."""
+    for argument, value in node.arguments.items():
+        if isinstance(value, Ref):
+            return argument, value.name
+    raise UnsupportedOperation(f"{node.where}: {node.target} reads no tensor")
 
 
 def dimension(axis: int, rank: int) -> int:

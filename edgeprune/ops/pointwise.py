@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from edgeprune import curves
+from edgeprune.curves import Curve
+from edgeprune.errors import UnsupportedOperation
+from edgeprune.forms import Affine, Application, Elementwise, Maximum, Product, Scale, Scene, Structural, Sum
 from edgeprune.graph import Axes, Flow, Ints, Node, Ref
-from edgeprune.ops.operation import Operation
+from edgeprune.intervals import UNIT_ROUNDOFF
+from edgeprune.ops.operation import Operation, constant, source_of
 
 ACTIVATIONS = (
     "relu relu6 hardtanh leaky_relu elu selu celu silu gelu mish softplus hardswish hardsigmoid sigmoid tanh"
@@ -17,6 +25,45 @@ PASS = (
     "dropout feature_dropout alpha_dropout native_dropout clone contiguous detach alias to _to_copy type_as "
     "neg abs exp log sqrt rsqrt square reciprocal erf clamp clamp_min clamp_max"
 ).split()
+COPIES = frozenset("clone contiguous detach alias to _to_copy type_as".split())
+DROPOUTS = frozenset("dropout feature_dropout alpha_dropout".split())
+CURVES: Mapping[str, Callable[[Node], Curve]] = {
+    "relu": lambda node: curves.clamp(0.0, math.inf),
+    "relu6": lambda node: curves.clamp(0.0, 6.0),
+    "hardtanh": lambda node: curves.clamp(float(node["min_val"]), float(node["max_val"])),
+    "clamp": lambda node: curves.clamp(_limit(node, "min", -math.inf), _limit(node, "max", math.inf)),
+    "clamp_min": lambda node: curves.clamp(_limit(node, "min", -math.inf), math.inf),
+    "clamp_max": lambda node: curves.clamp(-math.inf, _limit(node, "max", math.inf)),
+    "leaky_relu": lambda node: curves.leaky(float(node["negative_slope"])),
+    "elu": lambda node: curves.elu(float(node["alpha"]), float(node["scale"]), float(node["input_scale"])),
+    "selu": lambda node: curves.elu(1.6732632423543772848, 1.0507009873554804934, 1.0),
+    "celu": lambda node: curves.elu(float(node["alpha"]), 1.0, 1.0 / float(node["alpha"])),
+    "silu": lambda node: curves.silu(),
+    "gelu": lambda node: curves.gelu() if node["approximate"] == "none" else curves.gelu_tanh(),
+    "mish": lambda node: curves.mish(),
+    "softplus": lambda node: curves.softplus(float(node["beta"]), float(node["threshold"])),
+    "hardswish": lambda node: curves.hardswish(),
+    "hardsigmoid": lambda node: curves.hardsigmoid(),
+    "sigmoid": lambda node: curves.sigmoid(),
+    "tanh": lambda node: curves.tanh(),
+    "erf": lambda node: curves.erf(),
+    "abs": lambda node: curves.absolute(),
+    "square": lambda node: curves.square(),
+    "exp": lambda node: curves.exp(),
+    "log": lambda node: curves.log(),
+    "sqrt": lambda node: curves.sqrt(),
+    "rsqrt": lambda node: curves.rsqrt(),
+    "reciprocal": lambda node: curves.reciprocal(),
+}
+"""The scalar function of each operation that is one."""
+
+
+def _limit(node: Node, argument: str, absent: float) -> float:
+    """An end of a clamp; tensors as ends have no rule."""
+    value = node.get(argument)
+    if isinstance(value, Ref):
+        raise UnsupportedOperation(f"{node.where}: a clamp between tensors")
+    return absent if value is None else float(value)
 
 
 class Unary(Operation):
@@ -31,6 +78,20 @@ class Unary(Operation):
         if node.shape != tuple(len(axis) for axis in data):
             raise LookupError(f"{node.name} changes the shape of its input")
         return data
+
+    def form(self, node: Node, scene: Scene) -> Application:
+        _, source = source_of(node)
+        if node.operation in COPIES | DROPOUTS:
+            if node.operation in DROPOUTS and node["train"]:
+                raise UnsupportedOperation(f"{node.where}: drops at random; trace the model in eval()")
+            if not node.floating:
+                raise UnsupportedOperation(f"{node.where}: is rounded to integers")
+            return Application(Structural.moving(lambda x: x), (source,))
+        if node.operation == "neg":
+            return Application(Sum((-1.0,)), (source,))
+        if node.operation not in CURVES:
+            raise UnsupportedOperation(f"{node.where}: {node.target} fits no form")
+        return Application(Elementwise(CURVES[node.operation](node)), (source,))
 
 
 class PReLU(Operation):
@@ -49,6 +110,13 @@ class PReLU(Operation):
     def resize(self, module: nn.Module) -> None:
         assert isinstance(module, nn.PReLU)
         module.num_parameters = len(module.weight)
+
+    def form(self, node: Node, scene: Scene) -> Application:
+        slope = constant(node, scene, "weight")
+        assert slope is not None
+        if slope.numel() > 1:
+            slope = slope.reshape(1, -1, *[1] * (len(scene.shapes[node.name]) - 2))
+        return Application(Elementwise(curves.leaky(slope)), (node["self"].name,))
 
 
 class Arithmetic(Operation):
@@ -78,3 +146,67 @@ class Arithmetic(Operation):
             np.zeros(size, dtype=np.int64) if axis is None else axis
             for axis, size in zip(result, node.shape, strict=True)
         )
+
+    def form(self, node: Node, scene: Scene) -> Application:
+        given = (node["self"], node["other"])
+        moving = tuple(v.name for v in given if isinstance(v, Ref) and v.name not in scene.constants)
+        if node.operation in ("maximum", "minimum"):
+            return _extreme(node, tuple(v.name for v in given))
+        if node.operation in ("add", "sub", "rsub"):
+            return _sum(node, scene, moving)
+        if node.operation == "div" and node.get("rounding_mode") is not None:
+            raise UnsupportedOperation(f"{node.where}: a division that is rounded")
+        if len(moving) == 2:
+            if node.operation == "div":
+                raise UnsupportedOperation(f"{node.where}: a division by what depends on the inputs")
+            if moving[0] == moving[1]:
+                return Application(Elementwise(curves.square()), moving[:1])
+            return Application(Product(), moving)
+        return _scaling(node, scene, moving)
+
+
+def _extreme(node: Node, sources: tuple[str, ...]) -> Application:
+    return Application(
+        Maximum(lambda h: torch.maximum(h[0], h[1]), least=node.operation == "minimum"), sources
+    )
+
+
+def _sum(node: Node, scene: Scene, moving: tuple[str, ...]) -> Application:
+    """self + α·other, self − α·other, other − α·self; a constant is the bias of a scaling by ±α."""
+    alpha = float(node.get("alpha", 1))
+    first, second = {"add": (1.0, alpha), "sub": (1.0, -alpha), "rsub": (-alpha, 1.0)}[node.operation]
+    if len(moving) == 2:
+        return Application(Sum((first, second)), moving)
+    known, factor, share = (
+        ("other", first, second) if _is(node, "self", moving[0]) else ("self", second, first)
+    )
+    bias = constant(node, scene, known)
+    assert bias is not None
+    bias = bias * share
+    weight = torch.tensor(factor, dtype=torch.float64)
+    error = torch.zeros_like(bias) if abs(share) == 1 else 2 * UNIT_ROUNDOFF * bias.abs()
+    return Application(Affine(Scale(), weight, bias, torch.zeros_like(weight), error), moving)
+
+
+def _scaling(node: Node, scene: Scene, moving: tuple[str, ...]) -> Application:
+    """A product with a constant, or a division by one."""
+    factor = constant(node, scene, "other" if _is(node, "self", moving[0]) else "self")
+    assert factor is not None
+    if node.operation != "div":
+        return Application(Affine.given(Scale(), factor), moving)
+    if not _is(node, "self", moving[0]):
+        return Application(Elementwise(_over(node, factor)), moving)
+    zero = torch.zeros((), dtype=torch.float64)
+    inverse = 1.0 / factor
+    return Application(Affine(Scale(), inverse, zero, 2 * UNIT_ROUNDOFF * inverse.abs(), zero), moving)
+
+
+def _is(node: Node, argument: str, name: str) -> bool:
+    value = node[argument]
+    return isinstance(value, Ref) and value.name == name
+
+
+def _over(node: Node, numerator: Tensor) -> Curve:
+    if not torch.equal(numerator, torch.ones_like(numerator)):
+        raise UnsupportedOperation(f"{node.where}: a division by what depends on the inputs")
+    return curves.reciprocal()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
+from edgeprune.errors import UnsupportedOperation
+from edgeprune.forms import Application, Scene, Structural
 from edgeprune.graph import Alive, Axes, Flow, Ints, Node
-from edgeprune.ops.operation import Operation, dimension
+from edgeprune.ops.operation import Operation, dimension, source_of
 
 
 class Reshape(Operation):
@@ -78,6 +83,11 @@ class Reshape(Operation):
         sizes = alive.shape(node.name)
         return {key: [_size(old, new) for old, new in zip(node[key], sizes, strict=True)]}
 
+    def form(self, node: Node, scene: Scene) -> Application:
+        _, source = source_of(node)
+        shape = scene.shapes[node.name]
+        return Application(Structural.moving(lambda x: x.reshape(shape)), (source,))
+
 
 def _carrier(grid: Ints) -> int:
     """The axis of `grid` that alone tells the label, or else the longest axis."""
@@ -119,17 +129,27 @@ class Permute(Operation):
 
     def label(self, node: Node, flow: Flow) -> Axes:
         data = flow.of(node["self"])
+        return tuple(data[k] for k in self._order(node, len(data)))
+
+    @staticmethod
+    def _order(node: Node, rank: int) -> list[int]:
+        """For each axis of the result, the axis of the data that it is."""
+        order = list(range(rank))
         if node.operation in ("t", "numpy_T"):
-            return data[::-1]
+            return order[::-1]
         if node.operation == "permute":
-            return tuple(data[dimension(d, len(data))] for d in node["dims"])
+            return [dimension(d, rank) for d in node["dims"]]
         first, second = (
-            dimension(node.arguments[key], len(data))
+            dimension(node.arguments[key], rank)
             for key in (("dim0", "dim1") if "dim0" in node.arguments else ("axis0", "axis1"))
         )
-        order = list(range(len(data)))
         order[first], order[second] = second, first
-        return tuple(data[k] for k in order)
+        return order
+
+    def form(self, node: Node, scene: Scene) -> Application:
+        _, source = source_of(node)
+        order = self._order(node, len(scene.shapes[source]))
+        return Application(Structural.moving(lambda x: x.permute(order)), (source,))
 
 
 class Concatenate(Operation):
@@ -147,6 +167,14 @@ class Concatenate(Operation):
                     flow.labels.tie(parts[0][k], axis)
         joined = np.concatenate([part[along] for part in parts])
         return tuple(joined if k == along else axis for k, axis in enumerate(parts[0]))
+
+    def form(self, node: Node, scene: Scene) -> Application:
+        along = int(node["dim"])
+
+        def join(sources: Sequence[Tensor]) -> Tensor:
+            return torch.cat(list(sources), along)
+
+        return Application(Structural(join, join), tuple(ref.name for ref in node["tensors"]))
 
 
 class Split(Operation):
@@ -174,6 +202,21 @@ class Split(Operation):
 
     def retarget(self, node: Node, alive: Alive) -> str | None:
         return None if alive.whole(node["self"].name) else "split_with_sizes.default"
+
+    def form(self, node: Node, scene: Scene) -> tuple[Application, ...]:
+        source = node["self"].name
+        along = dimension(node["dim"], len(scene.shapes[source]))
+        parts, start = [], 0
+        for shape in scene.parts[node.name]:
+            cut = _narrow(along, start, start + shape[along], 1)
+            parts.append(Application(Structural.moving(cut), (source,)))
+            start += shape[along]
+        return tuple(parts)
+
+
+def _narrow(axis: int, start: int | None, end: int | None, step: int) -> Callable[[Tensor], Tensor]:
+    """Takes a range of an axis."""
+    return lambda x: x[(*[slice(None)] * axis, slice(start, end, step))]
 
 
 class Slice(Operation):
@@ -206,6 +249,14 @@ class Slice(Operation):
         start, end, _ = slice(node["start"], node["end"]).indices(len(mask))
         return {"start": int(mask[:start].sum()), "end": int(mask[:end].sum())}
 
+    def form(self, node: Node, scene: Scene) -> Application:
+        source = node["self"].name
+        limits = (node["start"], node["end"], node["step"])
+        if not all(value is None or isinstance(value, int) for value in limits):
+            raise UnsupportedOperation(f"{node.where}: a slice with symbolic limits")
+        along = dimension(node["dim"], len(scene.shapes[source]))
+        return Application(Structural.moving(_narrow(along, *limits)), (source,))
+
 
 class Expand(Operation):
     """expand: axes of size one are repeated, and so are fixed; others are handed on."""
@@ -227,6 +278,11 @@ class Expand(Operation):
 
     def narrow(self, node: Node, alive: Alive) -> Mapping[str, Any]:
         return {"size": [_size(old, new) for old, new in zip(node["size"], alive.shape(node.name), strict=True)]}
+
+    def form(self, node: Node, scene: Scene) -> Application:
+        _, source = source_of(node)
+        shape = scene.shapes[node.name]
+        return Application(Structural.moving(lambda x: x.expand(shape)), (source,))
 
 
 class Pad(Operation):
@@ -254,6 +310,19 @@ class Pad(Operation):
             else:
                 data[k] = np.concatenate([np.zeros(low, np.int64), data[k], np.zeros(high, np.int64)])
         return tuple(data)
+
+    def form(self, node: Node, scene: Scene) -> Application:
+        _, source = source_of(node)
+        amounts, mode = list(node["pad"]), str(node.get("mode", "constant"))
+        value = float(node.get("value") or 0.0) if mode == "constant" else None
+
+        def padded(sources: Sequence[Tensor]) -> Tensor:
+            return F.pad(sources[0], amounts, mode, value)
+
+        def padded_by_zeros(sources: Sequence[Tensor]) -> Tensor:
+            return F.pad(sources[0], amounts, mode, None if value is None else 0.0)
+
+        return Application(Structural(padded, padded_by_zeros), (source,))
 
 
 class Item(Operation):

@@ -26,7 +26,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class Multiples:
     """Widths that the target computes well: multiples for convolutional groups and for others."""
 
     conv: int = 1
@@ -65,7 +65,7 @@ def _cost(coupling: Coupling, alive: Alive) -> Cost:
     return Cost(params, macs // graph.traced_batch)
 
 
-def allocate(coupling: Coupling, budget: Budget, grid: Grid) -> dict[str, int]:
+def allocate(coupling: Coupling, budget: Budget, multiples: Multiples) -> dict[str, int]:
     """The number of units each group keeps.
 
     A share of units is applied to every group alike; a share of parameters or
@@ -77,28 +77,28 @@ def allocate(coupling: Coupling, budget: Budget, grid: Grid) -> dict[str, int]:
     if not 0.0 < budget.share <= 1.0:
         raise UsageError(f"--{budget.kind} {budget.share:g}: a share must be above 0 and at most 1.")
     if budget.kind == "keep":
-        return _widths(coupling, budget.share, grid)
+        return _widths(coupling, budget.share, multiples)
     whole = getattr(cost(coupling, {}), budget.kind)
     low, high = 0.0, 1.0
-    if not _fits(coupling, _widths(coupling, 0.0, grid), budget, whole):
-        least = _share(coupling, _widths(coupling, 0.0, grid), budget, whole)
+    if not _fits(coupling, _widths(coupling, 0.0, multiples), budget, whole):
+        least = _share(coupling, _widths(coupling, 0.0, multiples), budget, whole)
         raise UsageError(
             f"--{budget.kind} {budget.share:g}: the smallest net that the groups and the grid allow still "
             f"takes {least:.3f} of the original; ask for more, or see `edgeprune inspect` for what is pinned."
         )
-    if _fits(coupling, _widths(coupling, 1.0, grid), budget, whole):
-        return _widths(coupling, 1.0, grid)
+    if _fits(coupling, _widths(coupling, 1.0, multiples), budget, whole):
+        return _widths(coupling, 1.0, multiples)
     for _ in range(24):
         middle = (low + high) / 2
-        if _fits(coupling, _widths(coupling, middle, grid), budget, whole):
+        if _fits(coupling, _widths(coupling, middle, multiples), budget, whole):
             low = middle
         else:
             high = middle
-    return _widths(coupling, low, grid)
+    return _widths(coupling, low, multiples)
 
 
-def _widths(coupling: Coupling, share: float, grid: Grid) -> dict[str, int]:
-    return {group.name: rounded(group.size, share, grid.multiple(group)) for group in coupling.groups}
+def _widths(coupling: Coupling, share: float, multiples: Multiples) -> dict[str, int]:
+    return {group.name: rounded(group.size, share, multiples.multiple(group)) for group in coupling.groups}
 
 
 def rounded(size: int, share: float, multiple: int) -> int:

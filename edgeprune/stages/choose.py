@@ -8,7 +8,7 @@ up from layer to layer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,9 @@ from edgeprune.errors import CalibrationError
 from edgeprune.graph import Coupling, Group, Reader
 from edgeprune.observation import batches, gather, positions, refit, shift_site
 from edgeprune.plan import Plan, Selection
+from edgeprune.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
-
 
 def choose(
     coupling: Coupling,
@@ -35,7 +33,7 @@ def choose(
     seed: int,
     radii: Mapping[str, float] | None = None,
     recalibrate: bool = False,
-    progress: Progress = lambda items, _text, _total: items,
+    progress: Progress = silent,
 ) -> Plan:
     """Choose the units of every group that shall become narrower.
 

@@ -9,6 +9,7 @@ graph is the result, and that is said.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Shrunk:
 
     Attributes:
         module: what to use from here on; parameters keep their names.
+        graph: the narrowed graph, with the same weights; its nodes are named like the original's.
         kind: whether it is the user's module or the exported graph.
         reason: why it is the graph, '' for the module.
         cuts: what was cut from which weight.
@@ -44,6 +46,7 @@ class Shrunk:
     """
 
     module: nn.Module
+    graph: fx.GraphModule
     kind: Literal["module", "graph"]
     reason: str
     cuts: Cuts
@@ -72,10 +75,41 @@ def shrink(
     module, reason = _narrowed_module(model, cuts, plan.weights, inputs, outputs)
     n = int(inputs[0].shape[0]) if inputs and inputs[0].dim() else 1
     if module is not None:
-        return Shrunk(module, "module", "", cuts, masking, scale, n)
+        return Shrunk(module, graph, "module", "", cuts, masking, scale, n)
     logger.warning("the model's own forward cannot run narrowed (%s); the shrunk graph is used", reason)
-    cuts = Cuts(cuts.weights, cuts.keep, "graph", exclude)
-    return Shrunk(graph, "graph", reason, cuts, masking, scale, n)
+    cuts = dataclasses.replace(cuts, shrunk="graph")
+    return Shrunk(graph, graph, "graph", reason, cuts, masking, scale, n)
+
+
+def restore(model: nn.Module, coupling: Coupling, cuts: Cuts, weights: Mapping[str, Tensor]) -> Shrunk:
+    """Rebuild what an earlier `shrink` left, from its cuts and its narrowed weights.
+
+    Raises:
+        ModelError: the plan or the weights do not belong to this model.
+    """
+    keep = {name: np.array(kept, dtype=np.int64) for name, kept in cuts.keep.items()}
+    graph = narrow_graph(coupling.graph, coupling.alive(keep), {})
+    _load(graph, weights)
+    module: nn.Module = graph
+    if cuts.shrunk == "module":
+        module = copy.deepcopy(model)
+        narrow_module(module, cuts)
+        _load(module, weights)
+    kind: Literal["module", "graph"] = "module" if cuts.shrunk == "module" else "graph"
+    return Shrunk(module, graph, kind, "", cuts, 0.0, 0.0, 0)
+
+
+def _load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Fill in narrowed weights; those that the graph does not know (unused by it) are left out."""
+    own = module.state_dict()
+    for name, value in own.items():
+        if name not in weights or weights[name].shape != value.shape:
+            found = f"has shape {tuple(weights[name].shape)}" if name in weights else "is missing"
+            raise ModelError(
+                f"the pruned weights do not belong to this model: {name} {found}, {tuple(value.shape)} is "
+                "needed; give the code that the run was made with."
+            )
+    module.load_state_dict({name: weights[name] for name in own})
 
 
 def _in_double(

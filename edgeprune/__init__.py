@@ -1,0 +1,1 @@
+"""Coreset structured pruning of torch models, exported, certified and measured."""

@@ -1,0 +1,104 @@
+"""What can be promised about the error of a pruned net; one file a guarantee.
+
+    a_priori       what the coreset theorem promises before anything is run
+    statistical    quantile, rate and mean of the error over the data's distribution
+    interval       what every node of one net can be on a domain
+    differential   how far two nets can be apart on a domain
+    attack         no bound: the largest error that a search finds, held against all of the above
+
+`BOUNDS` names what can be asked for, what each statement is about, and what it needs. To add one,
+write its file and name it here, or register a `Bound` from another distribution under the entry
+point `edgeprune.bounds`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgeprune.records import Label
+from edgeprune.registry import Registry
+
+Scope = Literal["layer", "local", "global", "distribution"]
+Need = Literal["domain", "forms", "draws", "samples", "labels of classes", "range"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One kind of guarantee.
+
+    Attributes:
+        name: what users ask for.
+        scopes: what it can speak about; local and global differ only in the domain.
+        label: how strong it is.
+        needs: domain (a bounded set of inputs), forms (every operation fits a form), draws (the
+            units were sampled with known probabilities), samples (held out, used for nothing
+            else), labels of classes (the model classifies), range (no error can exceed it).
+        says: the statement in words.
+        function: where it is, as `module.function`.
+    """
+
+    name: str
+    scopes: tuple[Scope, ...]
+    label: Label
+    needs: tuple[Need, ...]
+    says: str
+    function: str
+
+
+BOUNDS: Registry[Bound] = Registry(
+    "bounds",
+    (
+        Bound(
+            "differential",
+            ("local", "global"),
+            "proved",
+            ("domain", "forms"),
+            "for every input of the domain, no output differs by more than the bound",
+            "edgeprune.bounds.differential.difference",
+        ),
+        Bound(
+            "a-priori",
+            ("layer",),
+            "statistical",
+            ("domain", "draws"),
+            "with a probability over the sampling of the coreset, no reader of the layer hears more "
+            "than the bound differently, whatever the input",
+            "edgeprune.bounds.a_priori.explicit",
+        ),
+        Bound(
+            "quantile",
+            ("distribution",),
+            "statistical",
+            ("samples",),
+            "a given share of all inputs has an error of at most the bound",
+            "edgeprune.bounds.statistical.quantile",
+        ),
+        Bound(
+            "rate",
+            ("distribution",),
+            "statistical",
+            ("samples", "labels of classes"),
+            "the most likely class changes for at most this share of all inputs",
+            "edgeprune.bounds.statistical.rate",
+        ),
+        Bound(
+            "mean",
+            ("distribution",),
+            "statistical",
+            ("samples", "range"),
+            "the mean error over all inputs is at most the bound",
+            "edgeprune.bounds.statistical.mean_betting",
+        ),
+        Bound(
+            "exceedance",
+            ("distribution",),
+            "statistical",
+            ("samples",),
+            "the error exceeds a threshold, chosen after the fact, for at most this share of all inputs",
+            "edgeprune.bounds.statistical.exceedance",
+        ),
+    ),
+)
+
+__all__ = ["BOUNDS", "Bound", "Need", "Scope"]

@@ -1,0 +1,191 @@
+"""Settings: the only home of defaults, read from edgeprune.toml and from flags.
+
+Flags beat the file, the file beats the defaults; where each value came from is kept. The file is
+`edgeprune.toml`, or the table `[tool.edgeprune]` of `pyproject.toml`; its keys are the fields of
+`Settings`, and limits of the gate stand in its table `[limits]`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from edgeprune.errors import ConfigError, UsageError
+from edgeprune.limits import Limits
+from edgeprune.records import SettingRecord, to_json
+from edgeprune.tables import read_table, read_toml
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that decides what a run does.
+
+    Attributes:
+        model: `package.module:factory`, `file.py:factory`, or a `.pt2` file.
+        weights: a `.safetensors` file for that model.
+        trust_pickle: read files that may run code.
+        input: example inputs, each as `[name=]1x3x224x224[:dtype]`.
+        calibration: name or path of a calibration set.
+        domain: (low, high) of every input value, for certificates; the calibration set's own
+            when not given.
+        method: the coreset method.
+        keep: share of each group's units to keep; 0.5 when no budget is given.
+        params: share of the parameters to keep, instead of `keep`.
+        macs: share of the multiply-accumulates to keep, instead of `keep`.
+        exclude: layers whose channels stay.
+        multiple: channels and units come in multiples of this; the target's when not given.
+        recalibrate: re-estimate batch-norm statistics (methods that do not refit).
+        samples: most calibration samples to fit with.
+        seed: of everything random.
+        opset: of the ONNX files; the exporter's default when not given.
+        dynamic_batch: leave the batch size of the ONNX files free.
+        simplify: run onnxsim on them.
+        simplify_limit_s: seconds after which onnxsim is stopped.
+        target: names or paths of the targets to validate on.
+        latency: measure latency.
+        certify: compute certificates.
+        confidence: 1 − δ of statistical statements.
+        quantile: share of inputs that the quantile certificate speaks about.
+        attack_steps: gradient steps of the search for large errors.
+        attack_restarts: starts of that search.
+        limits: of the gate.
+    """
+
+    model: str = ""
+    weights: str | None = None
+    trust_pickle: bool = False
+    input: tuple[str, ...] = ()
+    calibration: str | None = None
+    domain: tuple[float, ...] | None = None
+    method: str = "gram"
+    keep: float | None = None
+    params: float | None = None
+    macs: float | None = None
+    exclude: tuple[str, ...] = ()
+    multiple: int | None = None
+    recalibrate: bool = False
+    samples: int = 4096
+    seed: int = 0
+    opset: int | None = None
+    dynamic_batch: bool = False
+    simplify: bool = True
+    simplify_limit_s: float = 300.0
+    target: tuple[str, ...] = ("cpu",)
+    latency: bool = True
+    certify: bool = True
+    confidence: float = 0.95
+    quantile: float = 0.99
+    attack_steps: int = 60
+    attack_restarts: int = 16
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        budgets = {kind: getattr(self, kind) for kind in ("keep", "params", "macs")}
+        given = {kind: share for kind, share in budgets.items() if share is not None}
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are different budgets; give one of them")
+        for kind, share in given.items():
+            if not 0.0 < share <= 1.0:
+                raise ValueError(f"{kind} is a share above 0 and at most 1, not {share:g}")
+        for name in ("confidence", "quantile"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise ValueError(f"{name} is a probability between 0 and 1, not {getattr(self, name):g}")
+        for name in ("samples", "attack_steps", "attack_restarts", "multiple", "opset"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if not self.simplify_limit_s > 0:
+            raise ValueError(f"simplify_limit_s must be positive, not {self.simplify_limit_s:g}")
+        if self.seed < 0:
+            raise ValueError(f"seed cannot be negative, not {self.seed}")
+        if self.domain is not None and not (
+            len(self.domain) == 2 and all(map(math.isfinite, self.domain)) and self.domain[0] < self.domain[1]
+        ):
+            raise ValueError(f"domain is a pair low,high with low below high, not {list(self.domain)}")
+
+    @property
+    def budget(self) -> tuple[Literal["keep", "params", "macs"], float]:
+        """Which budget applies, and its share."""
+        if self.params is not None:
+            return "params", self.params
+        if self.macs is not None:
+            return "macs", self.macs
+        return "keep", 0.5 if self.keep is None else self.keep
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Settings, and where each value came from: `default`, `flag`, `call`, or the file's path."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+    def records(self) -> tuple[SettingRecord, ...]:
+        """For `run.json`."""
+        return tuple(
+            SettingRecord(f.name, to_json(getattr(self.settings, f.name)), self.origins.get(f.name, "default"))
+            for f in dataclasses.fields(Settings)
+        )
+
+
+def resolve(given: Mapping[str, Any], file: Path | None = None, origin: str = "flag") -> Resolved:
+    """Lay given values over the file's, over the defaults.
+
+    Args:
+        given: values by field name; None means not given.
+        file: a configuration file; by default `edgeprune.toml`, or `pyproject.toml` if it has
+            a table for edgeprune, in the current folder.
+        origin: what to call the source of `given`.
+
+    Raises:
+        ConfigError: the file is malformed or names an unknown setting.
+        UsageError: a given value is out of range.
+    """
+    path, content = read_config(file)
+    flags = {name: value for name, value in given.items() if value is not None and value != ()}
+    kinds = ("keep", "params", "macs")
+    if any(kind in flags for kind in kinds):
+        content = {key: value for key, value in content.items() if key not in kinds}
+    limits = flags.pop("limits", Limits())
+    from_file = read_table(Settings, content, str(path or "edgeprune.toml"))
+    merged = limits.over(from_file.limits)
+    try:
+        settings = dataclasses.replace(from_file, **flags, limits=merged)
+    except ValueError as error:
+        raise UsageError(f"{error}.") from error
+    origins = {name: str(path) for name in content} | dict.fromkeys(flags, origin)
+    if limits.given():
+        origins["limits"] = origin if "limits" not in content else f"{path} and {origin}"
+    return Resolved(settings, origins)
+
+
+def read_config(file: Path | None) -> tuple[Path | None, dict[str, Any]]:
+    """The table of settings in a file, and the file's path; empty if there is none to read.
+
+    Raises:
+        ConfigError: a file that was asked for is missing, or is malformed.
+    """
+    if file is None:
+        file = next((path for path in (Path("edgeprune.toml"), Path("pyproject.toml")) if path.is_file()), None)
+        if file is None or (file.name == "pyproject.toml" and not _mentions(file)):
+            return None, {}
+    content = read_toml(file)
+    if file.name == "pyproject.toml":
+        content = content.get("tool", {}).get("edgeprune", {})
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file}: [tool.edgeprune] must be a table.")
+    if isinstance(content.get("target"), str):
+        content = {**content, "target": [content["target"]]}
+    return file, content
+
+
+def _mentions(file: Path) -> bool:
+    try:
+        return "edgeprune" in tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {})
+    except (OSError, ValueError):
+        return False  # not ours to complain about

@@ -1,0 +1,166 @@
+"""A run's folder: claimed by one process at a time, resumed where the last one stopped.
+
+Layout (a public format, see `docs/run-folder.md`):
+
+    run.json  original.onnx  pruned.onnx  pruned.safetensors  plan.json  report.html  logs/
+
+`run.json` is written after every stage; the stages that are finished are the keys of its
+`seconds`. A run may be resumed when its *key* is the same: a digest of the model's weights, the
+settings, the calibration set and the versions of the tools.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edgeprune.errors import StorageError, UsageError
+from edgeprune.files import write_text
+from edgeprune.records import Run
+
+logger = logging.getLogger(__name__)
+
+MARK = "edgeprune-run.json"
+
+
+def key_of(content: Mapping[str, Any]) -> str:
+    """A digest of everything that decides what a run gives."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclasses.dataclass(slots=True)
+class RunFolder:
+    """The folder of one run, and how far the run has come.
+
+    Attributes:
+        run: the record so far.
+    """
+
+    path: Path
+    run: Run
+
+    def finished(self, stage: str) -> bool:
+        """Whether a stage was finished, now or by the run that is resumed."""
+        return stage in self.run.seconds
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage; when it succeeds, the record is saved with it marked as finished."""
+        started = time.monotonic()
+        yield
+        self.update(seconds={**self.run.seconds, name: round(time.monotonic() - started, 3)})
+
+    def update(self, **changes: Any) -> None:
+        """Replace fields of the record, and save it.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        self.run = dataclasses.replace(self.run, **changes)
+        self.run.save(self.path)
+
+    def log(self, name: str) -> Path:
+        """A folder for what a stage leaves behind, made if it is missing.
+
+        Raises:
+            StorageError: it cannot be made.
+        """
+        folder = self.path / "logs" / name
+        _make(folder)
+        return folder
+
+
+@contextmanager
+def claim(path: Path, run: Run, key: str, *, overwrite: bool) -> Iterator[RunFolder]:
+    """Open a folder for a run, alone.
+
+    Args:
+        run: the record to begin with, if the folder holds none that can be resumed.
+        key: of this run; see `key_of`.
+        overwrite: start anew even where a run lies already.
+
+    Raises:
+        UsageError: the folder holds something else, or a run with another key, or is in use.
+        StorageError: it cannot be made or written to.
+    """
+    mark = path / MARK
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"-o {path}: is a file; name a folder.")
+    if path.is_dir() and any(path.iterdir()) and not mark.is_file():
+        raise UsageError(
+            f"-o {path}: exists and is not the folder of a run, so nothing was written there; "
+            "name a new folder."
+        )
+    _make(path)
+    with _alone(path):
+        previous = _key(mark)
+        if previous is not None and previous != key and not overwrite:
+            raise UsageError(
+                f"-o {path}: holds a run of another model, other settings or other versions; name a new "
+                "folder, or give --overwrite to replace it."
+            )
+        resumed = None if overwrite or previous is None else _resumable(path)
+        if resumed is None:
+            _clear(path)
+            resumed = run
+        write_text(mark, json.dumps({"key": key}) + "\n")
+        folder = RunFolder(path, resumed)
+        if resumed.seconds:
+            logger.info("resumed behind: %s", ", ".join(resumed.seconds))
+        yield folder
+
+
+def _key(mark: Path) -> str | None:
+    try:
+        return str(json.loads(mark.read_text(encoding="utf-8"))["key"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _resumable(path: Path) -> Run | None:
+    try:
+        return Run.load(path)
+    except UsageError:
+        return None
+
+
+def _clear(path: Path) -> None:
+    """Remove what an earlier run left; only what runs write is touched."""
+    for name in ("run.json", "original.onnx", "pruned.onnx", "pruned.safetensors", "plan.json", "report.html"):
+        (path / name).unlink(missing_ok=True)
+        (path / f"{name}.data").unlink(missing_ok=True)
+    shutil.rmtree(path / "logs", ignore_errors=True)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be made ({error.strerror}); choose another folder with -o.") from error
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a lock on the folder; it goes with the process, however that ends."""
+    lock = path / ".lock"
+    try:
+        stream = lock.open("w")
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written to ({error.strerror}); choose another folder.") from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(f"-o {path}: another run is writing there; wait for it, or name a new folder.") from None
+        yield

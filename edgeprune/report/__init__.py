@@ -1,0 +1,11 @@
+"""Telling what a run found out: a page, a terminal table, a job summary, a JUnit file.
+
+    html.render(run)         one self-contained page
+    terminal.overview(run)   what the command line shows when a run ends
+    summary.markdown(run)    for a CI job's summary page
+    junit.junit(run)         one test case a limit, for a CI's test view
+
+Every one of them reads records only and returns its result; none prints, writes or measures.
+Beneath them lie `wording` (numbers and names as people read them), `figures` (the verdict and the
+figures a reader looks for first), `tables` (records as rows), and `svg` and `charts` (pictures).
+"""

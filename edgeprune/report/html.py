@@ -1,0 +1,94 @@
+"""The report as one HTML file that needs nothing else: no network, no script, no font."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import jinja2
+from markupsafe import Markup
+
+from edgeprune.records import Run, TensorRecord
+from edgeprune.report import charts, figures, tables, wording
+
+SIGNS: dict[figures.Key, str] = {
+    "pass": "✓",
+    "fail": "✗",
+    "inconclusive": "?",
+    "unavailable": "!",
+    "open": "–",
+}
+
+
+def render(run: Run) -> str:
+    """The whole report: at most 2 MB, the same bytes for the same run.
+
+    Returns:
+        An HTML document. Every name of the run is escaped; what the run does not know is left out.
+    """
+    room = files("edgeprune.report")
+    texts = {
+        name: room.joinpath(name).read_text(encoding="utf-8") for name in ("report.html.j2", "report.css")
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.DictLoader(texts),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    state = figures.standing(run)
+    used = {t.label for t in run.terms} | {c.label for c in run.certificates}
+    return environment.get_template("report.html.j2").render(
+        css=Markup(texts["report.css"]),
+        title=wording.clean(run.model.name) or "unnamed model",
+        factory=wording.clean(run.model.factory),
+        version=wording.clean(run.environment.edgeprune),
+        inputs=wording.several(_tensor(t) for t in run.model.inputs),
+        outputs=wording.several(_tensor(t) for t in run.model.outputs),
+        weights=wording.clean(run.model.weights_sha256),
+        notes=wording.several(run.model.notes),
+        standing=state,
+        sign=SIGNS[state.key],
+        key_figures=figures.key_figures(run),
+        warnings=wording.several(run.warnings),
+        plan=run.plan,
+        shrunk_reason=wording.clean(run.plan.shrunk_reason) if run.plan else "",
+        method=wording.clean(run.plan.method) if run.plan else "",
+        charts={
+            "widths": charts.widths(run),
+            "chain": charts.error_chain(run),
+            "latency": charts.latency(run),
+        },
+        tables=_tables(run),
+        labels=[(label, meaning) for label, meaning in wording.LABELS.items() if label in used],
+        unreached=wording.several(
+            f"{v.target} was not reached: {v.reason or 'no reason was recorded'}"
+            for v in run.validations
+            if not v.reached
+        ),
+        command=figures.command(run),
+        files_read=figures.files_read(run),
+        seed=run.environment.seed,
+    )
+
+
+def _tables(run: Run) -> dict[str, tables.Table | None]:
+    return {
+        "checks": tables.checks(run),
+        "pruned": tables.pruned_groups(run),
+        "pinned": tables.pinned_groups(run),
+        "chain": tables.chain(run),
+        "certificates": tables.certificates(run),
+        "drift": tables.drift(run),
+        "latency": tables.latency(run),
+        "placement": tables.placement(run),
+        "costs": tables.costs(run),
+        "artifacts": tables.artifacts(run),
+        "settings": tables.settings(run),
+        "environment": tables.environment(run),
+    }
+
+
+def _tensor(tensor: TensorRecord) -> str:
+    sizes = " × ".join("batch" if size is None else str(size) for size in tensor.shape)
+    return f"{tensor.name}: {tensor.dtype} ({sizes})"

@@ -1,0 +1,54 @@
+"""Transports: how the measuring agent is started where a model is meant to run.
+
+A transport carries a job folder to a device, starts `agent.py` on it (or its equal) and brings
+back a folder with the answer. It need not know what a job is. To add one, write one file with a
+class like `Local`, and list an instance below or in the entry-point group `edgeprune.runtimes`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from edgeprune.profiles import Target
+from edgeprune.registry import Registry
+from edgeprune.runtimes.jobs import Answer, read_probe, write_job
+from edgeprune.runtimes.local import Local
+
+
+class Runtime(Protocol):
+    """A transport."""
+
+    @property
+    def name(self) -> str:
+        """What a target writes as `transport`."""
+
+    def run(self, job: Path, target: Target, limit_s: float) -> Path:
+        """Do the job in folder `job` on `target`.
+
+        Args:
+            job: written by `jobs.write_job`; may be written to.
+            target: its `connection` says how the device is reached.
+            limit_s: seconds after which everything that was started is stopped.
+
+        Returns:
+            The folder that holds `result.json` (and `outputs.npz`); may be `job` itself.
+
+        Raises:
+            TargetUnavailable: the device cannot be reached, or gave no answer in time.
+            ConfigError: the target's `connection` does not suit this transport.
+        """
+
+
+RUNTIMES: Registry[Runtime] = Registry("runtimes", (Local(),))
+
+
+def probe(target: Target, folder: Path) -> Answer:
+    """Ask a target whether it is there and has its provider, running nothing.
+
+    Raises:
+        TargetUnavailable: it is not, or has not.
+        UsageError: its transport does not exist.
+    """
+    job = write_job(folder, target, "probe", {})
+    return read_probe(job, RUNTIMES[target.transport].run(job.folder, target, target.measure.limit_s), target)

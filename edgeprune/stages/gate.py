@@ -1,0 +1,189 @@
+"""Gate: hold a run against limits. Pure comparison of records; standard library only.
+
+What was not measured is never passed: it is `unavailable`, with the reason. A latency ratio is
+held against by its interval: it passes when the whole interval is inside the limit, fails when
+the whole interval is outside, and is inconclusive between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+from edgeprune.limits import Limits
+from edgeprune.records import Certificate, Check, PlanRecord, Run, Validation, Verdict
+
+FAILED, UNAVAILABLE, INCONCLUSIVE = 1, 5, 6
+"""Exit codes; `edgeprune.errors` has the others."""
+
+
+def gate(run: Run, limits: Limits, by_target: Mapping[str, Limits] | None = None) -> Verdict:
+    """Hold a run against limits.
+
+    Args:
+        run: the record of a run.
+        limits: what must hold, on every target of the run.
+        by_target: further limits for some targets, where `limits` sets none; of these only the
+            ones that a target is measured for count (errors, agreement, latency, memory).
+
+    Returns:
+        The checks, and whether all of them passed; `passed` is None when there was none.
+    """
+    checks = (*_certified(run, limits), *_measured(run, limits, by_target or {}), *_sizes(run, limits))
+    return Verdict(passed=all(c.outcome == "pass" for c in checks) if checks else None, checks=checks)
+
+
+def exit_code(verdict: Verdict, inconclusive: Literal["error", "pass", "fail"] = "error") -> int:
+    """The exit code of a verdict: 0, or 1 failed before 5 unavailable before 6 inconclusive.
+
+    Args:
+        verdict: what `gate` said.
+        inconclusive: whether an inconclusive check counts as passed, as failed, or has its own code.
+    """
+    outcomes = {check.outcome for check in verdict.checks}
+    if "fail" in outcomes or ("inconclusive" in outcomes and inconclusive == "fail"):
+        return FAILED
+    if "unavailable" in outcomes:
+        return UNAVAILABLE
+    if "inconclusive" in outcomes and inconclusive == "error":
+        return INCONCLUSIVE
+    return 0
+
+
+def _held(
+    name: str,
+    value: float | None,
+    limit: float,
+    reason: str,
+    target: str | None = None,
+    at_least: bool = False,
+) -> Check:
+    """One number against its limit; without a number there is only the reason."""
+    if value is None or not math.isfinite(value):
+        return Check(name, None, limit, "unavailable", reason or "it was not measured", target)
+    inside = value >= limit if at_least else value <= limit
+    return Check(name, value, limit, "pass" if inside else "fail", "", target)
+
+
+# ------------------------------------------------------------------------------- certificates
+
+
+def _certified(run: Run, limits: Limits) -> Iterator[Check]:
+    if limits.certified_error is not None:
+        proved = [c for c in run.certificates if c.scope == "global" and c.norm == "linf"]
+        sound = [c for c in proved if c.bound is None or c.label.startswith("proved")]
+        yield from _best(sound, "certified_error", limits.certified_error, "global certificate")
+    if limits.statistical_error is not None:
+        quantiles = [
+            c
+            for c in run.certificates
+            if c.scope == "distribution" and c.norm == "linf" and "quantile" in c.name
+        ]
+        yield from _every(quantiles, limits.statistical_error)
+
+
+def _best(certificates: list[Certificate], name: str, limit: float, kind: str) -> Iterator[Check]:
+    """For each target and domain the smallest bound, since each of several bounds holds."""
+    if not certificates:
+        yield _held(name, None, limit, f"the run has no proved {kind} of the outputs")
+    groups: dict[tuple[str | None, str], list[Certificate]] = {}
+    for certificate in certificates:
+        groups.setdefault((certificate.target, certificate.domain), []).append(certificate)
+    for (target, _), group in groups.items():
+        bounds = [c.bound for c in group if c.bound is not None]
+        reasons = "; ".join(c.reason or f"{c.name} has no bound" for c in group if c.bound is None)
+        yield _held(name, min(bounds, default=None), limit, reasons, target)
+
+
+def _every(certificates: list[Certificate], limit: float) -> Iterator[Check]:
+    """Certificates of different quantiles say different things: each must hold."""
+    name = "statistical_error"
+    if not certificates:
+        yield _held(name, None, limit, "the run has no quantile certificate of the outputs")
+    for certificate in certificates:
+        reason = certificate.reason or f"{certificate.name} has no bound"
+        yield _held(name, certificate.bound, limit, reason, certificate.target)
+
+
+# -------------------------------------------------------------------------------- the targets
+
+_ON_TARGETS = ("observed_error", "top1_agreement", "latency_ratio", "p95_ms", "memory_mb")
+
+
+def _measured(run: Run, limits: Limits, by_target: Mapping[str, Limits]) -> Iterator[Check]:
+    for validation in run.validations:
+        yield from _on_target(validation, limits.over(by_target.get(validation.target, Limits())))
+    seen = {validation.target for validation in run.validations}
+    for target, own in by_target.items():
+        if target not in seen:
+            yield from _missing(limits.over(own), f"the run did not validate on {target}", target)
+    if not seen and not by_target:
+        yield from _missing(limits, "the run validated on no target", None)
+
+
+def _missing(limits: Limits, reason: str, target: str | None) -> Iterator[Check]:
+    for name, limit in limits.given().items():
+        if name in _ON_TARGETS:
+            yield _held(name, None, limit, reason, target)
+
+
+def _on_target(validation: Validation, limits: Limits) -> Iterator[Check]:
+    if not validation.reached:
+        yield from _missing(limits, validation.reason or "the target was not reached", validation.target)
+        return
+    target, drift, latency = validation.target, validation.drift, validation.latency
+    if limits.observed_error is not None:
+        yield _held("observed_error", drift.linf_max if drift else None, limits.observed_error, "", target)
+    if limits.top1_agreement is not None:
+        agreement = drift.top1_agreement if drift else None
+        why = "the outputs are no classes"
+        yield _held("top1_agreement", agreement, limits.top1_agreement, why, target, at_least=True)
+    if limits.latency_ratio is not None:
+        yield _ratio(validation, limits.latency_ratio)
+    if limits.p95_ms is not None:
+        p95_ms = latency.p95_ms if latency else None
+        why = validation.reason or "too few runs were timed for a bound of the 95th percentile"
+        yield _held("p95_ms", p95_ms, limits.p95_ms, why, target)
+    if limits.memory_mb is not None:
+        memory = validation.memory_mb[1] if validation.memory_mb else None
+        yield _held("memory_mb", memory, limits.memory_mb, "", target)
+
+
+def _ratio(validation: Validation, limit: float) -> Check:
+    """The whole interval inside passes, the whole interval outside fails."""
+    name, target, latency = "latency_ratio", validation.target, validation.latency
+    if latency is None:
+        return _held(name, None, limit, validation.reason or "latency was not measured", target)
+    ends = f"{latency.ratio_low:.4g} to {latency.ratio_high:.4g} over {latency.launches} launches"
+    if latency.ratio_high <= limit:
+        return Check(name, latency.ratio, limit, "pass", ends, target)
+    if latency.ratio_low > limit:
+        return Check(name, latency.ratio, limit, "fail", ends, target)
+    why = f"{ends}: the limit lies inside; measure longer ([measure] budget_s, launches_max, half_width)"
+    return Check(name, latency.ratio, limit, "inconclusive", why, target)
+
+
+# -------------------------------------------------------------------------------------- sizes
+
+
+def _sizes(run: Run, limits: Limits) -> Iterator[Check]:
+    if limits.size_ratio is not None:
+        before, after = run.artifacts.get("original"), run.artifacts.get("pruned")
+        pair = (before.size_bytes, after.size_bytes) if before and after else None
+        yield _share("size_ratio", pair, limits.size_ratio, "the run lacks one of the two ONNX files")
+    plan: PlanRecord | None = run.plan
+    why = "the run has no plan"
+    if limits.params_ratio is not None:
+        yield _share("params_ratio", plan.params if plan else None, limits.params_ratio, why)
+    if limits.macs_ratio is not None:
+        yield _share("macs_ratio", plan.macs if plan else None, limits.macs_ratio, why)
+
+
+def _share(name: str, pair: tuple[int, int] | None, limit: float, reason: str) -> Check:
+    if pair is None:
+        return _held(name, None, limit, reason)
+    before, after = pair
+    if before <= 0:
+        return _held(name, None, limit, f"the original counts {before}, so there is no ratio")
+    return _held(name, after / before, limit, "")

@@ -1,0 +1,342 @@
+"""The stages as steps of a run folder: done, or read back where a resumed run had done them."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from edgeprune.config import Settings
+from edgeprune.errors import BoundViolated, BrokenPromise
+from edgeprune.files import write_bytes
+from edgeprune.folder import RunFolder, key_of
+from edgeprune.graph import Coupling
+from edgeprune.plan import Cuts
+from edgeprune.preparation import Line
+from edgeprune.profiles import Target
+from edgeprune.progress import Progress
+from edgeprune.records import GroupRecord, PlanRecord, Term, Validation, to_json
+from edgeprune.samples import Array
+from edgeprune.stages import export as exporting
+from edgeprune.stages.allocate import Budget, Cost, Multiples, allocate, cost
+from edgeprune.stages.certify import Certified, Odds, Samples, Search, certify
+from edgeprune.stages.choose import choose
+from edgeprune.stages.parity import Parity, compare, file_outputs, torch_outputs
+from edgeprune.stages.shrink import Shrunk, restore, shrink
+from edgeprune.stages.simplify import simplify
+from edgeprune.stages.validate import Measured, validate
+
+
+def shrink_step(line: Line, coupling: Coupling, folder: RunFolder, progress: Progress) -> Shrunk:
+    """Allocate, choose and shrink, or read back what the resumed run had shrunk."""
+    settings, path = line.settings, folder.path
+    if folder.finished("shrink"):
+        weights = load_file(path / "pruned.safetensors")
+        return restore(line.loaded.module, coupling, Cuts.load(path / "plan.json"), weights)
+    with folder.stage("shrink"):
+        multiples = _multiples(settings, line.targets)
+        widths = allocate(coupling, Budget(*settings.budget), multiples)
+        radii = _radii(line, coupling)
+        plan = choose(
+            coupling,
+            widths,
+            settings.method,
+            line.fit,
+            seed=settings.seed,
+            radii=radii,
+            recalibrate=settings.recalibrate,
+            progress=progress,
+        )
+        shrunk = shrink(line.loaded.module, coupling, plan, _as_traced(coupling, line.inputs), settings.exclude)
+        shrunk.cuts.save(path / "plan.json")
+        _save_weights(shrunk.module, path / "pruned.safetensors")
+        before, after = cost(coupling, {}), cost(coupling, plan.keep)
+        folder.update(plan=_plan_record(coupling, shrunk, settings.method, before, after))
+    return shrunk
+
+
+def _multiples(settings: Settings, targets: Sequence[Target]) -> Multiples:
+    """The least common multiples of what the targets compute well."""
+    if settings.multiple is not None:
+        return Multiples(settings.multiple, settings.multiple)
+    return Multiples(
+        math.lcm(*(t.conv_multiple() for t in targets)), math.lcm(*(t.grid.units for t in targets))
+    )
+
+
+def _radii(line: Line, coupling: Coupling) -> dict[str, float]:
+    """β of the layers that read the model's inputs directly, from the domain."""
+    if line.domain is None:
+        return {}
+    graph = coupling.graph
+    return {
+        node.name: line.domain.l2_radius(tuple(graph.nodes[node["input"].name].shape or ())[1:])
+        for node in graph.nodes.values()
+        if node.operation == "linear" and node["input"].name in graph.inputs
+    }
+
+
+def _as_traced(coupling: Coupling, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Example inputs widened to the batch that the graph was traced with, seeded noise added."""
+    width = coupling.graph.traced_batch
+    if coupling.graph.batch is not None or not inputs[0].dim() or inputs[0].shape[0] != 1:
+        return inputs
+    generator = torch.Generator().manual_seed(0)
+    return tuple(
+        torch.cat([x, *[_varied(x, generator)] * (width - 1)]) if x.dim() and x.shape[0] == 1 else x for x in inputs
+    )
+
+
+def _varied(x: Tensor, generator: torch.Generator) -> Tensor:
+    return x + torch.randn(x.shape, generator=generator).to(x.dtype) if x.is_floating_point() else x
+
+
+def _save_weights(module: nn.Module, path: Path) -> None:
+    state = {name: value.detach().contiguous().clone() for name, value in module.state_dict().items()}
+    write_bytes(path, save(state, metadata={"format": "pt"}))
+
+
+def _plan_record(coupling: Coupling, shrunk: Shrunk, method: str, before: Cost, after: Cost) -> PlanRecord:
+    groups = []
+    for group in coupling.groups:
+        keep = shrunk.cuts.keep.get(group.name)
+        kept = tuple(range(group.size)) if keep is None else keep
+        places = tuple(f"{p.weight}[{p.axis}]" for p in group.places)
+        error = shrunk.cuts.errors.get(group.name)
+        groups.append(GroupRecord(group.name, places, group.size, len(kept), error, keep=kept))
+    for pinned in coupling.pinned:
+        places = tuple(f"{weight}[{axis}]" for weight, axis in pinned.places)
+        groups.append(GroupRecord(pinned.name, places, pinned.size, pinned.size, reason_if_pinned=pinned.reason))
+    return PlanRecord(
+        method,
+        tuple(groups),
+        (before.params, after.params),
+        (before.macs, after.macs),
+        shrunk.kind,
+        shrunk.reason,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """How far the exported and the simplified file are from the torch net they were made of."""
+
+    export: Parity
+    simplify: Parity
+
+
+def export_step(line: Line, module: nn.Module, name: str, folder: RunFolder, progress: Progress) -> Exported:
+    """Export, simplify, and hold both files against the torch net in float64."""
+    settings, final = line.settings, folder.path / f"{name}.onnx"
+    work = folder.log("export")
+    plain = work / f"{name}.exported.onnx"
+    samples = tuple(x[:64] for x in line.holdout)
+    expected = torch_outputs(module, samples, len(line.inputs[0]) if line.inputs[0].dim() else 1)
+    done = folder.run.artifacts.get(name)
+    if not (folder.finished(f"export-{name}") and done is not None and final.is_file()):
+        with folder.stage(f"export-{name}"):
+            for _ in progress(range(1), f"exporting the {name} model", 1):
+                exporting.export(
+                    module, line.inputs, plain, dynamic_batch=settings.dynamic_batch, opset=settings.opset
+                )
+            warning = _simplify(settings, plain, final, samples, work, name, progress)
+            exporting.stamp(final, _provenance(line, folder))
+            folder.update(
+                artifacts={**folder.run.artifacts, name: exporting.describe(final, folder.path)},
+                warnings=(*folder.run.warnings, *([f"{name}: {warning}"] if warning else [])),
+            )
+    exported = compare(expected, file_outputs(plain, samples, work / f"{name}-exported"))
+    simpler = compare(expected, file_outputs(final, samples, work / f"{name}-final"))
+    for what, parity in (("exported", exported), ("final", simpler)):
+        if not parity.holds:
+            raise BrokenPromise(
+                f"export: the {what} ONNX file of the {name} model differs from the torch net by "
+                f"{parity.difference:.3g} on outputs of size {parity.scale:.3g}; the exporter got it wrong. "
+                "Try another --opset, or report it with the model."
+            )
+    return Exported(exported, simpler)
+
+
+def _simplify(
+    settings: Settings,
+    plain: Path,
+    final: Path,
+    samples: tuple[Array, ...],
+    work: Path,
+    name: str,
+    progress: Progress,
+) -> str:
+    """Simplify into `final`; a result that computes something else is thrown away, and said."""
+    if not settings.simplify:
+        simplify(plain, final, 0.0, unchanged="it was not asked for")
+        return ""
+    for _ in progress(range(1), f"simplifying the {name} model", 1):
+        result = simplify(plain, final, settings.simplify_limit_s)
+    if result.warning:
+        return result.warning
+    parity = compare(
+        file_outputs(plain, samples, work / f"{name}-before"), file_outputs(final, samples, work / f"{name}-after")
+    )
+    if parity.holds:
+        return ""
+    simplify(plain, final, 0.0, unchanged="its result was wrong")
+    return (
+        f"onnxsim changed the outputs by {parity.difference:.3g} on a scale of {parity.scale:.3g}; "
+        "its result was thrown away and the exported file is used."
+    )
+
+
+def _provenance(line: Line, folder: RunFolder) -> dict[str, str]:
+    about = folder.run.environment
+    return {
+        "version": about.edgeprune,
+        "source_weights_sha256": line.loaded.weights_sha256,
+        "plan_sha256": key_of(to_json(folder.run.plan)),
+        "calibration_sha256": line.calibration_sha256,
+    }
+
+
+def validate_step(
+    line: Line, target: Target, reference: tuple[Array, ...], folder: RunFolder, progress: Progress
+) -> Measured:
+    stage, kept = f"validate-{target.name}", folder.log("outputs") / f"{target.name}.npz"
+    if folder.finished(stage) and kept.is_file():
+        found = next(v for v in folder.run.validations if v.target == target.name)
+        with np.load(kept) as outputs:
+            return Measured(found, tuple(outputs[k] for k in sorted(outputs.files)))
+    with folder.stage(stage):
+        measured = validate(
+            folder.path / folder.run.artifacts["original"].path,
+            folder.path / folder.run.artifacts["pruned"].path,
+            reference,
+            line.holdout,
+            target,
+            labels=line.labels,
+            latency=line.settings.latency,
+            seed=line.settings.seed,
+            work=folder.log("validate"),
+            progress=progress,
+        )
+        _save_outputs(kept, measured.pruned_outputs)
+        others = tuple(v for v in folder.run.validations if v.target != target.name)
+        folder.update(
+            validations=(*others, measured.validation),
+            warnings=(*folder.run.warnings, *_advice(target, measured.validation)),
+        )
+    return measured
+
+
+def _save_outputs(path: Path, outputs: Sequence[Array]) -> None:
+    stream = io.BytesIO()
+    np.savez(stream, **{f"{k:03d}": array for k, array in enumerate(outputs)})  # type: ignore[arg-type]
+    write_bytes(path, stream.getvalue())
+
+
+def _advice(target: Target, validation: Validation) -> tuple[str, ...]:
+    latency = validation.latency
+    if latency is not None and latency.ratio_low > 1.0:
+        return (
+            f"{target.name}: the pruned model is slower than the original ({latency.ratio:.2f}×). Widths off the "
+            "target's channel grid are the usual cause; see --multiple, or prune more, or leave the model dense.",
+        )
+    return ()
+
+
+def certify_step(
+    line: Line,
+    coupling: Coupling,
+    shrunk: Shrunk,
+    reference: tuple[Array, ...],
+    pruned: tuple[Array, ...],
+    measured: Sequence[Measured],
+    folder: RunFolder,
+    progress: Progress,
+) -> Certified:
+    settings = line.settings
+    if not settings.certify:
+        return Certified((), None, None)
+    samples = Samples(
+        line.holdout,
+        reference,
+        pruned,
+        {m.validation.target: m.pruned_outputs for m in measured if m.pruned_outputs},
+        line.distribution,
+    )
+    with folder.stage("certify"):
+        certified = certify(
+            line.loaded.module,
+            coupling,
+            shrunk,
+            line.domain,
+            samples,
+            Odds(settings.confidence, settings.quantile),
+            Search(settings.attack_steps, settings.attack_restarts, settings.seed),
+            progress,
+        )
+        if certified.violation is not None:
+            _keep_counterexample(certified, folder)
+        folder.update(certificates=certified.certificates)
+    return certified
+
+
+def _keep_counterexample(certified: Certified, folder: RunFolder) -> None:
+    violation = certified.violation
+    assert violation is not None
+    stream = io.BytesIO()
+    np.savez(stream, **{f"input{k}": x for k, x in enumerate(violation.inputs)})  # type: ignore[arg-type]
+    path = folder.path / "counterexample.npz"
+    write_bytes(path, stream.getvalue())
+    raise BoundViolated(
+        f"certify: {violation.certificate} promises at most {violation.bound:.6g}, and an error of "
+        f"{violation.measured:.6g} was measured; the input is kept in {path}. This is a bug in edgeprune: "
+        "please report it with that file, and do not rely on this run."
+    )
+
+
+def chain(
+    line: Line,
+    shrunk: Shrunk,
+    reference: tuple[Array, ...],
+    pruned: tuple[Array, ...],
+    parity: Exported,
+    certified: Certified,
+    measured: Sequence[Measured],
+) -> tuple[Term, ...]:
+    """The chain from the original torch net to what the devices compute."""
+    n = len(line.holdout[0])
+    best = certified.best_global
+    rounding = [compare(pruned, m.pruned_outputs).difference for m in measured if m.pruned_outputs]
+    return (
+        Term(
+            "prune",
+            "linf",
+            best.bound if best else None,
+            best.label if best else "observed",
+            best.name if best else "none",
+            (best.domain,) if best else (),
+            compare(reference, pruned).difference,
+            certified.attacked,
+            n,
+        ),
+        Term(
+            "masking",
+            "linf",
+            0.0,
+            "proved",
+            "cutting channels that nothing reads",
+            ("exact arithmetic",),
+            shrunk.masking,
+            None,
+            shrunk.n_inputs,
+        ),
+        Term("export", "linf", None, "observed", "onnxruntime, graph optimisations off", (), parity.export.difference, None, parity.export.n_inputs),
+        Term("simplify", "linf", None, "observed", "onnxruntime, graph optimisations off", (), parity.simplify.difference, None, parity.simplify.n_inputs),
+        Term("rounding", "linf", None, "observed", "each target against the pruned torch net in float64", (), max(rounding, default=None), None, n if rounding else 0),
+    )
