@@ -18,7 +18,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,12 @@ class RunFolder:
         self.run = dataclasses.replace(self.run, **changes)
         self.run.save(self.path)
 
+    def forget(self, stages: Iterable[str]) -> None:
+        """Mark stages as not finished, so that they are done again."""
+        gone = set(stages)
+        seconds = {name: spent for name, spent in self.run.seconds.items() if name not in gone}
+        self.run = dataclasses.replace(self.run, seconds=seconds)
+
     def log(self, name: str) -> Path:
         """A folder for what a stage leaves behind, made if it is missing.
 
@@ -80,12 +86,12 @@ class RunFolder:
 
 
 @contextmanager
-def claim(path: Path, run: Run, key: str, *, overwrite: bool) -> Iterator[RunFolder]:
+def claim(path: Path, run: Run, key: str | None, *, overwrite: bool = False) -> Iterator[RunFolder]:
     """Open a folder for a run, alone.
 
     Args:
         run: the record to begin with, if the folder holds none that can be resumed.
-        key: of this run; see `key_of`.
+        key: of this run; see `key_of`. None takes up the run that lies there, whatever its key.
         overwrite: start anew even where a run lies already.
 
     Raises:
@@ -103,7 +109,9 @@ def claim(path: Path, run: Run, key: str, *, overwrite: bool) -> Iterator[RunFol
     _make(path)
     with _alone(path):
         previous = _key(mark)
-        if previous is not None and previous != key and not overwrite:
+        if key is None and previous is None:
+            raise UsageError(f"{path}: there is no run here; make one with `edgeprune run`.")
+        if previous is not None and key is not None and previous != key and not overwrite:
             raise UsageError(
                 f"-o {path}: holds a run of another model, other settings or other versions; name a new "
                 "folder, or give --overwrite to replace it."
@@ -112,7 +120,8 @@ def claim(path: Path, run: Run, key: str, *, overwrite: bool) -> Iterator[RunFol
         if resumed is None:
             _clear(path)
             resumed = run
-        write_text(mark, json.dumps({"key": key}) + "\n")
+        if key is not None:
+            write_text(mark, json.dumps({"key": key}) + "\n")
         folder = RunFolder(path, resumed)
         if resumed.seconds:
             logger.info("resumed behind: %s", ", ".join(resumed.seconds))

@@ -273,8 +273,8 @@ class Labels:
             if not apart.any():
                 return
             low, high = np.minimum(a, b)[apart], np.maximum(a, b)[apart]
-            np.minimum.at(self._reason, low, self._reason[high])
             np.minimum.at(self._parent, high, low)
+            np.minimum.at(self._reason, self.find(high), self._reason[high])
 
     def pin(self, labels: Ints, reason: str) -> None:
         """Forbid the removal of these labels (and of all that is tied to them, now or later)."""

@@ -10,9 +10,10 @@ from pathlib import Path
 from edgeprune import environment
 from edgeprune.config import Resolved
 from edgeprune.files import write_bytes
-from edgeprune.folder import claim
+from edgeprune.errors import ModelError
+from edgeprune.folder import RunFolder, claim
 from edgeprune.models import Loaded
-from edgeprune.preparation import digest_of, empty_run, prepare
+from edgeprune.preparation import Line, digest_of, empty_run, prepare
 from edgeprune.progress import Progress, silent
 from edgeprune.records import Run
 from edgeprune.report.html import render
@@ -24,7 +25,13 @@ from edgeprune.steps import certify_step, chain, export_step, shrink_step, valid
 
 
 def run(
-    loaded: Loaded, resolved: Resolved, output: Path, *, overwrite: bool = False, progress: Progress = silent
+    loaded: Loaded,
+    resolved: Resolved,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    until: str = "",
+    progress: Progress = silent,
 ) -> Run:
     """Walk the whole line and leave a run folder behind.
 
@@ -32,29 +39,52 @@ def run(
         output: the run folder; made if missing, resumed if it holds an unfinished run of the
             same model, settings and versions.
         overwrite: start anew even where a run lies.
+        until: `shrink` stops behind that stage; the same call without it goes on from there.
 
     Raises:
         EdgepruneError: see `edgeprune.errors`; what was finished stays for the next try.
     """
-    line = prepare(loaded, resolved.settings)
-    settings, about = line.settings, environment.describe(line.settings.seed)
-    with claim(output, empty_run(line, resolved, about), digest_of(line, resolved, about), overwrite=overwrite) as folder:
-        graph = trace(loaded.module, line.inputs)
-        coupling = couple(graph, settings.exclude)
-        shrunk = shrink_step(line, coupling, folder, progress)
-        reference = torch_outputs(loaded.module, line.holdout, graph.batch or 64)
-        parities = {
-            name: export_step(line, module, name, folder, progress)
-            for name, module in (("original", loaded.module), ("pruned", shrunk.module))
-        }
-        measured = [validate_step(line, target, reference, folder, progress) for target in line.targets]
-        pruned = torch_outputs(shrunk.module, line.holdout, graph.batch or 64)
-        certified = certify_step(line, coupling, shrunk, reference, pruned, measured, folder, progress)
-        folder.update(terms=chain(line, shrunk, reference, pruned, parities["pruned"], certified, measured))
-        limits = {target.name: settings.limits.over(target.limits) for target in line.targets}
-        with folder.stage("gate"):
-            folder.update(verdict=gate(folder.run, settings.limits, limits))
-        write_bytes(output / "report.html", render(folder.run).encode("utf-8"))
+    line, about = prepare(loaded, resolved.settings), environment.describe(resolved.settings.seed)
+    key = digest_of(line, resolved, about)
+    with claim(output, empty_run(line, resolved, about), key, overwrite=overwrite) as folder:
+        return _walk(line, folder, until, progress)
+
+
+def again(
+    loaded: Loaded, resolved: Resolved, output: Path, stages: tuple[str, ...], progress: Progress = silent
+) -> Run:
+    """Do some stages of a finished run again, under other settings.
+
+    Raises:
+        ModelError: the model's weights are not those the run was made with.
+        EdgepruneError: see `run`.
+    """
+    line, about = prepare(loaded, resolved.settings), environment.describe(resolved.settings.seed)
+    with claim(output, empty_run(line, resolved, about), None) as folder:
+        if folder.run.model.weights_sha256 != loaded.weights_sha256:
+            raise ModelError(
+                f"{output}: was made from other weights ({folder.run.model.weights_sha256[:12]}…) than the model "
+                f"has now ({loaded.weights_sha256[:12]}…); give the same --weights, or make the run again."
+            )
+        folder.forget(stages)
+        return _walk(line, folder, "", progress)
+
+
+def _walk(line: Line, folder: RunFolder, until: str, progress: Progress) -> Run:
+    """The line itself."""
+    model, settings = line.loaded.module, line.settings
+    graph = trace(model, line.inputs)
+    coupling = couple(graph, settings.exclude)
+    shrunk = shrink_step(line, coupling, folder, progress)
+    if until == "shrink":
         return folder.run
-
-
+    export_step(line, model, "original", folder, progress)
+    parity = export_step(line, shrunk.module, "pruned", folder, progress)
+    reference, pruned = (torch_outputs(net, line.holdout, graph.batch or 64) for net in (model, shrunk.module))
+    measured = [validate_step(line, target, reference, folder, progress) for target in line.targets]
+    certified = certify_step(line, coupling, shrunk, reference, pruned, measured, folder, progress)
+    folder.update(terms=chain(line, shrunk, reference, pruned, parity, certified, measured))
+    limits = {target.name: settings.limits.over(target.limits) for target in line.targets}
+    folder.update(verdict=gate(folder.run, settings.limits, limits))
+    write_bytes(folder.path / "report.html", render(folder.run).encode("utf-8"))
+    return folder.run

@@ -45,6 +45,11 @@ class Line:
     calibration_sha256: str
     targets: tuple[Target, ...]
 
+    @property
+    def batch(self) -> int:
+        """Samples that the example inputs hold, which a file of fixed sizes takes at once."""
+        return len(self.inputs[0]) if self.inputs[0].dim() else 1
+
 
 def prepare(loaded: Loaded, settings: Settings) -> Line:
     """Find and check everything that a run needs, before anything is done.

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from edgeprune.config import Settings
-from edgeprune.errors import BoundViolated, BrokenPromise
+from edgeprune.errors import BoundViolated
 from edgeprune.files import write_bytes
 from edgeprune.folder import RunFolder, key_of
 from edgeprune.graph import Coupling
@@ -28,7 +28,7 @@ from edgeprune.stages import export as exporting
 from edgeprune.stages.allocate import Budget, Cost, Multiples, allocate, cost
 from edgeprune.stages.certify import Certified, Odds, Samples, Search, certify
 from edgeprune.stages.choose import choose
-from edgeprune.stages.parity import Parity, compare, file_outputs, torch_outputs
+from edgeprune.stages.parity import Parity, checked, compare, file_outputs, torch_outputs
 from edgeprune.stages.shrink import Shrunk, restore, shrink
 from edgeprune.stages.simplify import simplify
 from edgeprune.stages.validate import Measured, validate
@@ -138,7 +138,7 @@ def export_step(line: Line, module: nn.Module, name: str, folder: RunFolder, pro
     work = folder.log("export")
     plain = work / f"{name}.exported.onnx"
     samples = tuple(x[:64] for x in line.holdout)
-    expected = torch_outputs(module, samples, len(line.inputs[0]) if line.inputs[0].dim() else 1)
+    expected = torch_outputs(module, samples, line.batch)
     done = folder.run.artifacts.get(name)
     if not (folder.finished(f"export-{name}") and done is not None and final.is_file()):
         with folder.stage(f"export-{name}"):
@@ -152,15 +152,8 @@ def export_step(line: Line, module: nn.Module, name: str, folder: RunFolder, pro
                 artifacts={**folder.run.artifacts, name: exporting.describe(final, folder.path)},
                 warnings=(*folder.run.warnings, *([f"{name}: {warning}"] if warning else [])),
             )
-    exported = compare(expected, file_outputs(plain, samples, work / f"{name}-exported"))
-    simpler = compare(expected, file_outputs(final, samples, work / f"{name}-final"))
-    for what, parity in (("exported", exported), ("final", simpler)):
-        if not parity.holds:
-            raise BrokenPromise(
-                f"export: the {what} ONNX file of the {name} model differs from the torch net by "
-                f"{parity.difference:.3g} on outputs of size {parity.scale:.3g}; the exporter got it wrong. "
-                "Try another --opset, or report it with the model."
-            )
+    exported = checked(plain, expected, samples, work / f"{name}-exported", "exported")
+    simpler = checked(final, expected, samples, work / f"{name}-final", "final")
     return Exported(exported, simpler)
 
 

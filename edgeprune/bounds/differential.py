@@ -122,7 +122,7 @@ def difference(
         UnsupportedOperation: a node has a form without a rule, or was narrowed in a way that its
             form cannot be; an output was narrowed.
     """
-    reached = propagate(twins, inputs, frozenset(outputs))
+    reached = propagate(fold(twins, frozenset(outputs)), inputs, frozenset(outputs))
     bounds = []
     for name in outputs:
         if any(index is not None for index in reached[name].kept):
@@ -131,6 +131,35 @@ def difference(
     worst = max((float(b.max()) for b in bounds if b.numel()), default=0.0)
     finite = all(bool(torch.isfinite(b).all()) for b in bounds)
     return Difference(worst if finite else None, tuple(bounds))
+
+
+def fold(twins: Sequence[Twin], outputs: frozenset[str]) -> tuple[Twin, ...]:
+    """Fold scalings (batch norm) into the layer that they alone read.
+
+    What cancels between a layer and its compensated self then still cancels behind the scaling.
+    """
+    readers = Counter(source for twin in twins for source in twin.sources)
+    result: dict[str, Twin] = {}
+    for twin in twins:
+        before = result.get(twin.sources[0]) if len(twin.sources) == 1 else None
+        if before is not None and readers[before.name] == 1 and before.name not in outputs:
+            merged = _merged(before, twin)
+            if merged is not None:
+                del result[before.name]
+                twin = merged
+        result[twin.name] = twin
+    return tuple(result.values())
+
+
+def _merged(before: Twin, twin: Twin) -> Twin | None:
+    match before.f, before.g, twin.f, twin.g:
+        case Affine() as f, Affine() as g, Affine() as f_scale, Affine() as g_scale:
+            both = f.followed_by(f_scale), g.followed_by(g_scale)
+        case _:
+            return None
+    if both[0] is None or both[1] is None or len(before.kept) != len(twin.kept):
+        return None
+    return Twin(twin.name, both[0], both[1], before.sources, twin.kept)
 
 
 def propagate(

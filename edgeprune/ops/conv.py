@@ -33,6 +33,7 @@ class Convolution(Operation):
         groups, shape = int(node["groups"]), node.shape
         assert shape is not None
         flow.labels.pin(np.concatenate([*weight[2:], np.zeros(1, np.int64)]), "taps of a kernel")
+        flow.labels.pin(np.concatenate([*data[2:], np.zeros(1, np.int64)]), f"convolved over by {node.where}")
         if node.get("bias") is not None:
             flow.labels.tie(flow.of(node["bias"])[0], weight[0])
         if groups == 1:
@@ -46,7 +47,7 @@ class Convolution(Operation):
             self._share(groups, data[1], weight, flow)
             flow.contact("read", node, "weight", 1, node["input"], 1)
             flow.contact("produce", node, "weight", 0)
-        return (*flow.fixed(shape[:1]), weight[0], *flow.fixed(shape[2:]))
+        return (data[0], weight[0], *flow.fixed(shape[2:]))
 
     @staticmethod
     def _share(groups: int, channels: np.ndarray[Any, Any], weight: Axes, flow: Flow) -> None:

@@ -80,8 +80,16 @@ class Reshape(Operation):
         key = next((k for k in ("size", "shape") if k in node.arguments), None)
         if key is None:
             return {}
-        sizes = alive.shape(node.name)
-        return {key: [_size(old, new) for old, new in zip(node[key], sizes, strict=True)]}
+        masks = alive.axes(node.name)
+        if not any(_symbolic(old) and not mask.all() for old, mask in zip(node[key], masks, strict=True)):
+            return {key: [_size(old, int(mask.sum())) for old, mask in zip(node[key], masks, strict=True)]}
+        # an axis that merges the batch with channels is what is left over; every other size is written out
+        return {
+            key: [
+                (-1 if not mask.all() else old) if _symbolic(old) else int(mask.sum())
+                for old, mask in zip(node[key], masks, strict=True)
+            ]
+        }
 
     def form(self, node: Node, scene: Scene) -> Application:
         _, source = source_of(node)
@@ -96,6 +104,11 @@ def _carrier(grid: Ints) -> int:
         if (rows == rows[:, :1]).all():
             return axis
     return int(np.argmax(grid.shape))
+
+
+def _symbolic(size: Any) -> bool:
+    """Whether a size is computed in the graph, from the batch."""
+    return not isinstance(size, int)
 
 
 def _size(old: Any, new: int) -> Any:
@@ -194,14 +207,15 @@ class Split(Operation):
         return tuple(parts)
 
     def narrow(self, node: Node, alive: Alive) -> Mapping[str, Any]:
-        if alive.whole(node["self"].name):
+        masks = alive.axes(node["self"].name)
+        along = dimension(node["dim"], len(masks))
+        if masks[along].all():
             return {}
-        along = dimension(node["dim"], len(alive.axes(node["self"].name)))
         sizes = [int(part[along].sum()) for part in alive.parts(node.name)]
         return {"split_sizes": sizes, "dim": node["dim"]}
 
     def retarget(self, node: Node, alive: Alive) -> str | None:
-        return None if alive.whole(node["self"].name) else "split_with_sizes.default"
+        return "split_with_sizes.default" if self.narrow(node, alive) else None
 
     def form(self, node: Node, scene: Scene) -> tuple[Application, ...]:
         source = node["self"].name

@@ -7,6 +7,7 @@ for outputs, `outputs.npz`. Nothing in an answer is believed before it was check
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -131,15 +132,7 @@ def write_job(
         "kind": kind,
         "models": {name: path.relative_to(folder).as_posix() for name, path in paths.items()},
         "files": {p.relative_to(folder).as_posix(): sha256_of(p) for p in brought},
-        "runtime": {
-            "provider": target.runtime.provider,
-            "options": target.runtime.options,
-            "allow_fallback": target.runtime.allow_fallback,
-            "optimization": target.runtime.optimization,
-            "intra": target.threads.intra,
-            "inter": target.threads.inter,
-            "spinning": target.threads.spinning,
-        },
+        "runtime": dataclasses.asdict(target.runtime) | dataclasses.asdict(target.threads),
         "batch": measure.batch,
         "batch_outputs": measure.batch_outputs,
         "samples": len(inputs[0]) if inputs else 0,

@@ -42,7 +42,9 @@ def couple(graph: Graph, exclude: Sequence[str] = ()) -> Coupling:
         if fixed.any():
             reason = flow.labels.reason(int(labels[fixed][0]))
             places = tuple((graph.weight_of(c.argument) or c.argument.name, c.axis) for c in made)
-            pinned.append(PinnedGroup(name, int(fixed.sum()), places, reason))
+            left_alone = PinnedGroup(name, int(fixed.sum()), places, reason)
+            if left_alone not in pinned:  # a layer that is called twice is one layer
+                pinned.append(left_alone)
         if not fixed.all():
             roots = np.unique(flow.labels.find(labels[~fixed]))
             groups.append(_group(flow, name, roots, made))

@@ -80,7 +80,7 @@ def _certified(run: Run, limits: Limits) -> Iterator[Check]:
             for c in run.certificates
             if c.scope == "distribution" and c.norm == "linf" and "quantile" in c.name
         ]
-        yield from _every(quantiles, limits.statistical_error)
+        yield from _every(quantiles, run.validations, limits.statistical_error)
 
 
 def _best(certificates: list[Certificate], name: str, limit: float, kind: str) -> Iterator[Check]:
@@ -96,14 +96,21 @@ def _best(certificates: list[Certificate], name: str, limit: float, kind: str) -
         yield _held(name, min(bounds, default=None), limit, reasons, target)
 
 
-def _every(certificates: list[Certificate], limit: float) -> Iterator[Check]:
-    """Certificates of different quantiles say different things: each must hold."""
+def _every(
+    certificates: list[Certificate], validations: tuple[Validation, ...], limit: float
+) -> Iterator[Check]:
+    """Certificates of different quantiles say different things: each must hold, on every target."""
     name = "statistical_error"
     if not certificates:
         yield _held(name, None, limit, "the run has no quantile certificate of the outputs")
     for certificate in certificates:
         reason = certificate.reason or f"{certificate.name} has no bound"
         yield _held(name, certificate.bound, limit, reason, certificate.target)
+    spoken_of = {certificate.target for certificate in certificates}
+    for validation in validations:
+        if certificates and not spoken_of & {None, validation.target}:
+            why = validation.reason or f"no quantile certificate speaks of {validation.target}"
+            yield _held(name, None, limit, why, validation.target)
 
 
 # -------------------------------------------------------------------------------- the targets

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from edgeprune.errors import BrokenPromise
+from edgeprune.errors import BrokenPromise, UsageError
 from edgeprune.graph import flatten_outputs
 from edgeprune.profiles import RuntimeOptions, Target, Threads
 from edgeprune.runtimes import RUNTIMES
@@ -102,3 +102,44 @@ def compare(expected: Sequence[Array], found: Sequence[Array]) -> Parity:
         raise BrokenPromise("the file gives NaN or infinite outputs where the torch net does not.")
     scale = max((float(np.abs(a).max(initial=0.0)) for a, _ in pairs), default=0.0)
     return Parity(difference, scale, len(expected[0]) if expected else 0)
+
+
+def checked(model: Path, expected: Sequence[Array], samples: Sequence[Array], work: Path, what: str) -> Parity:
+    """Run a file and hold it against what it should compute.
+
+    Raises:
+        BrokenPromise: it computes something else.
+        TargetUnavailable: the runtime died or refused the file.
+    """
+    parity = compare(expected, file_outputs(model, samples, work))
+    if not parity.holds:
+        raise BrokenPromise(
+            f"export: the {what} ONNX file {model.name} differs from the torch net by {parity.difference:.3g} on "
+            f"outputs of size {parity.scale:.3g}; the exporter got it wrong. Try another --opset, or report it "
+            "with the model."
+        )
+    return parity
+
+
+def noise_for(model: Path, seed: int, count: int = 16) -> tuple[Array, ...]:
+    """Seeded inputs for an ONNX file: standard normal numbers, zeros and ones for whole numbers.
+
+    Raises:
+        UsageError: the file is missing or is no ONNX model, or has an input that is no tensor.
+    """
+    import onnx
+
+    try:
+        graph = onnx.load(model, load_external_data=False).graph
+    except Exception as error:
+        raise UsageError(f"{model}: is no ONNX model ({type(error).__name__}); check the path.") from error
+    random, made = np.random.default_rng(seed), []
+    known = {initializer.name for initializer in graph.initializer}
+    for item in (value for value in graph.input if value.name not in known):
+        sizes = [d.dim_value or 1 for d in item.type.tensor_type.shape.dim]
+        lead = sizes[0] if sizes and graph.input[0].type.tensor_type.shape.dim[0].dim_value else 1
+        shape = [max(count // max(lead, 1), 1) * max(lead, 1), *sizes[1:]]
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type)
+        drawn = random.standard_normal(shape) if dtype.kind == "f" else random.integers(0, 2, shape)
+        made.append(drawn.astype(dtype))
+    return tuple(made)

@@ -89,7 +89,8 @@ def restore(model: nn.Module, coupling: Coupling, cuts: Cuts, weights: Mapping[s
     """
     keep = {name: np.array(kept, dtype=np.int64) for name, kept in cuts.keep.items()}
     graph = narrow_graph(coupling.graph, coupling.alive(keep), {})
-    _load(graph, weights)
+    constants = frozenset(graph.state_dict()) - frozenset(model.state_dict())
+    _load(graph, weights, constants)
     module: nn.Module = graph
     if cuts.shrunk == "module":
         module = copy.deepcopy(model)
@@ -99,9 +100,14 @@ def restore(model: nn.Module, coupling: Coupling, cuts: Cuts, weights: Mapping[s
     return Shrunk(module, graph, kind, "", cuts, 0.0, 0.0, 0)
 
 
-def _load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Fill in narrowed weights; those that the graph does not know (unused by it) are left out."""
-    own = module.state_dict()
+def _load(module: nn.Module, weights: Mapping[str, Tensor], constants: frozenset[str] = frozenset()) -> None:
+    """Fill in narrowed weights; those that the graph does not know (unused by it) are left out.
+
+    Args:
+        constants: what the code itself holds (buffers that are not saved, tensors written into the
+            forward); it is taken from the given weights only where they have it.
+    """
+    own = {name: value for name, value in module.state_dict().items() if name in weights or name not in constants}
     for name, value in own.items():
         if name not in weights or weights[name].shape != value.shape:
             found = f"has shape {tuple(weights[name].shape)}" if name in weights else "is missing"
@@ -109,7 +115,7 @@ def _load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
                 f"the pruned weights do not belong to this model: {name} {found}, {tuple(value.shape)} is "
                 "needed; give the code that the run was made with."
             )
-    module.load_state_dict({name: weights[name] for name in own})
+    module.load_state_dict({name: weights[name] for name in own}, strict=False)
 
 
 def _in_double(

@@ -101,8 +101,8 @@ def _is_guard(node: fx.Node) -> bool:
 def _make_functional(module: fx.GraphModule) -> None:
     """Drop guards; replace `relu_` by `relu` and let later readers see the new value.
 
-    An in-place operation on a view of another tensor is left alone: its reader elsewhere would
-    not see the change.
+    An in-place operation on a view of another tensor, or on a tensor that has been viewed before,
+    is left alone: a reader elsewhere would not see the change.
     """
     graph = module.graph
     for node in list(graph.nodes):
@@ -118,8 +118,10 @@ def _make_functional(module: fx.GraphModule) -> None:
         changed = node.args[0]
         if functional is None or not isinstance(changed, fx.Node) or _is_view(changed):
             continue
-        node.target = functional
         later = _after(graph, node)
+        if any(_is_view(user) for user in changed.users if user is not node and user not in later):
+            continue
+        node.target = functional
         changed.replace_all_uses_with(node, delete_user_cb=later.__contains__)
     graph.lint()
     module.recompile()
@@ -168,7 +170,8 @@ def _kind(node: fx.Node) -> tuple[str, str]:
     if target.startswith("aten."):
         return target.split(".")[1], target
     name = getattr(node.target, "__name__", target)
-    return name, target
+    # arithmetic on sizes must not be taken for the ATen operation of the same name
+    return name if name == "getitem" else f"python.{name}", target
 
 
 def _sizes(value: Tensor) -> tuple[int, ...]:

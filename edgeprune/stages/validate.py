@@ -9,6 +9,7 @@ width only, never at where it lies, so stopping does not lean towards either ver
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import random
@@ -115,23 +116,13 @@ def validate(
             reason = f"latency could not be measured: {error}"
     elif latency:
         reason = f"{target.name} says that its times mean nothing ([measure] latency = false)"
-    first, second = answers["original"], answers["pruned"]
-    validation = Validation(
-        target=target.name,
-        reached=True,
-        provider=target.runtime.provider,
-        placement=second.ran.placement,
-        precision=target.precision,
-        drift=drift,
-        latency=measured_latency,
-        memory_mb=(first.peak_mb, second.peak_mb),
-        load_ms=(first.load_ms, second.load_ms),
-        first_ms=(first.first_ms, second.first_ms),
-        runtime_version=second.ran.version,
-        reason=reason,
-        warnings=tuple(dict.fromkeys((*first.ran.warnings, *second.ran.warnings, *notes, *more))),
+    validation = _reached(target, answers["original"], answers["pruned"], drift, measured_latency, reason)
+    warnings = tuple(dict.fromkeys((*validation.warnings, *notes, *more)))
+    return Measured(
+        dataclasses.replace(validation, warnings=warnings),
+        pruned_outputs=answers["pruned"].outputs,
+        original_outputs=answers["original"].outputs,
     )
-    return Measured(validation, pruned_outputs=second.outputs, original_outputs=first.outputs)
 
 
 def _check_samples(reference: tuple[Array, ...], inputs: tuple[Array, ...], labels: Array | None) -> None:
@@ -156,6 +147,31 @@ def _unreached(target: Target, reason: str) -> Validation:
         placement={},
         precision=target.precision,
         reason=reason,
+    )
+
+
+def _reached(
+    target: Target,
+    original: OutputsAnswer,
+    pruned: OutputsAnswer,
+    drift: Drift,
+    latency: Latency | None,
+    reason: str,
+) -> Validation:
+    return Validation(
+        target=target.name,
+        reached=True,
+        provider=target.runtime.provider,
+        placement=pruned.ran.placement,
+        precision=target.precision,
+        drift=drift,
+        latency=latency,
+        memory_mb=(original.peak_mb, pruned.peak_mb),
+        load_ms=(original.load_ms, pruned.load_ms),
+        first_ms=(original.first_ms, pruned.first_ms),
+        runtime_version=pruned.ran.version,
+        reason=reason,
+        warnings=(*original.ran.warnings, *pruned.ran.warnings),
     )
 
 

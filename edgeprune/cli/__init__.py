@@ -1,0 +1,94 @@
+"""The command line: parse, call, print. Nothing here decides anything.
+
+Commands are loaded when they are called, so that `edgeprune --help` and `edgeprune gate` start in
+a blink.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import ClassVar
+
+import click
+
+from edgeprune.cli.errors import told
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("run", "The whole line: prune, shrink, export, validate, certify, gate."),
+    "demo": ("run", "The bundled model, end to end."),
+    "inspect": ("look", "Groups of channels, what is pinned and why, cost by layer."),
+    "prune": ("run", "Choose and shrink only; go on later with `run`."),
+    "export": ("stages", "A model as a checked ONNX file, unpruned."),
+    "simplify": ("stages", "An ONNX file made simpler, and checked."),
+    "validate": ("stages", "A run's models on other targets."),
+    "certify": ("stages", "A run's certificates again, with other settings."),
+    "gate": ("judge", "A run held against limits: the exit code is for CI."),
+    "report": ("judge", "A run as one self-contained HTML page."),
+    "targets": ("look", "Where a model can be validated: list, show, check."),
+    "doctor": ("look", "Versions, providers, and what is missing."),
+}
+"""Name → (module of this folder, short help). The order is that of the help."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    members: ClassVar[dict[str, tuple[str, str]]] = COMMANDS
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the help."""
+        return list(self.members)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, imported now."""
+        if cmd_name not in self.members:
+            return None
+        module = importlib.import_module(f"edgeprune.cli.{self.members[cmd_name][0]}")
+        command = getattr(module, cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self.members.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command, or a usage error that says which was meant."""
+        if args and args[0] not in self.members and not args[0].startswith("-"):
+            from edgeprune.registry import suggestion
+
+            ctx.fail(f"there is no command '{args[0]}'; {suggestion(args[0], list(self.members))}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="edgeprune")
+@click.option("-v", "--verbose", is_flag=True, help="Tell every step, and show tracebacks.")
+@click.option("-q", "--quiet", is_flag=True, help="Tell errors only.")
+@click.pass_context
+def main(ctx: click.Context, verbose: bool, quiet: bool) -> None:
+    """Prune a torch model, shrink it for real, and prove what it costs.
+
+    edgeprune keeps the channels that matter (coresets), cuts the others out, exports to ONNX, and
+    validates latency and output error on the targets that ship.
+
+    \b
+    Try it:   edgeprune demo
+    Yours:    edgeprune run model.py:build --weights w.safetensors --calibration data.npz -o runs/x
+    In CI:    edgeprune gate runs/x --limit observed_error=0.5 --limit latency_ratio=0.8
+
+    Exit codes: 0 ok, 1 a gate failed, 2 usage, 3 model not supported, 4 a stage broke its own
+    promise, 5 a target could not be reached or measured, 6 a measurement stayed inconclusive.
+    """
+    ctx.obj = {"verbose": verbose, "quiet": quiet}
+    from edgeprune.cli.console import set_up_logging
+
+    set_up_logging(verbose, quiet)
+
+
+def entry() -> None:
+    """What the console script calls: errors become one message and an exit code."""
+    told(main)

@@ -1,0 +1,74 @@
+"""Progress and log lines on standard error; results on standard output."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+ItemT = TypeVar("ItemT")
+EVERY_S = 10.0
+"""Seconds between progress lines where the output is no terminal."""
+
+
+def set_up_logging(verbose: bool, quiet: bool) -> None:
+    """Library log lines go to standard error: warnings always, steps with --verbose."""
+    level = logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
+    logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("edgeprune").setLevel(level)
+    if not verbose:
+        warnings.simplefilter("ignore")
+
+
+def output() -> Console:
+    """Standard output as a rich console; colours only on a terminal and without NO_COLOR."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+
+
+def show(*renderables: RenderableType) -> None:
+    """Print results."""
+    console = output()
+    for item in renderables:
+        console.print(item)
+
+
+class Bars:
+    """A `Progress` that draws bars on a terminal and writes a line now and then elsewhere."""
+
+    def __call__(self, iterable: Iterable[ItemT], description: str, total: int | None) -> Iterable[ItemT]:
+        """The same items, shown as they pass."""
+        context = click.get_current_context(silent=True)
+        if context is not None and context.find_root().params.get("quiet"):
+            return iterable
+        return self._drawn(iterable, description, total) if sys.stderr.isatty() else _told(iterable, description, total)
+
+    @staticmethod
+    def _drawn(iterable: Iterable[ItemT], description: str, total: int | None) -> Iterator[ItemT]:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with RichProgress(*columns, console=Console(stderr=True), transient=True) as drawn:
+            yield from drawn.track(iterable, total=total, description=description)
+
+
+def _told(iterable: Iterable[ItemT], description: str, total: int | None) -> Iterator[ItemT]:
+    started = last = time.monotonic()
+    click.echo(f"{description} …", err=True)
+    for done, item in enumerate(iterable):
+        if time.monotonic() - last > EVERY_S:
+            last = time.monotonic()
+            of = f" of {total}" if total else ""
+            click.echo(f"{description}: {done}{of}, {last - started:.0f} s", err=True)
+        yield item

@@ -1,0 +1,44 @@
+"""Errors as one message and an exit code."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import click
+
+from edgeprune.errors import EdgepruneError
+
+BUG = 4
+INTERRUPTED = 130
+
+
+def told(command: click.Command) -> None:
+    """Run the command; exit with the code of whatever stopped it."""
+    verbose = any(argument in ("-v", "--verbose") for argument in sys.argv[1:])
+    try:
+        status = command.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(_say("interrupted; what was finished stays, and the same command goes on from there.", INTERRUPTED))
+    except KeyboardInterrupt:
+        sys.exit(_say("interrupted; what was finished stays, and the same command goes on from there.", INTERRUPTED))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except EdgepruneError as error:
+        if verbose:
+            traceback.print_exc()
+        sys.exit(_say(str(error), error.exit_code))
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as error:  # the last resort: a bug, told in one line
+        if verbose:
+            traceback.print_exc()
+        text = f"unexpected {type(error).__name__}: {error}. This is a bug in edgeprune: please report it"
+        sys.exit(_say(f"{text} (-v shows the traceback).", BUG))
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _say(text: str, code: int) -> int:
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {text}", err=True)
+    return code

@@ -1,0 +1,95 @@
+"""`run`, `prune` and `demo`: walk the line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeprune.cli import options
+from edgeprune.cli.console import Bars, show
+
+
+def _output(default: str | None = None) -> Any:
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        required=default is None,
+        default=default,
+        metavar="DIR",
+        help="The run folder" + (f" [default: {default}]." if default else "; an unfinished run there is resumed."),
+    )
+
+
+overwrite_option = click.option("--overwrite", is_flag=True, help="Start anew even where a run lies.")
+
+
+@click.command()
+@options.model_argument
+@options.model_options
+@options.prune_options
+@options.export_options
+@options.target_option
+@options.latency_option
+@options.certify_options
+@options.limit_option
+@options.inconclusive_option
+@_output()
+@overwrite_option
+def run(model: str | None, output: Path, overwrite: bool, inconclusive: Any, **values: Any) -> int:
+    """The whole line, from a torch MODEL to a run folder and a verdict.
+
+    MODEL is package.module:factory, path/to/file.py:factory (a function without arguments that
+    returns an nn.Module), or a .pt2 file.
+
+    \b
+      edgeprune run model.py:build --weights w.safetensors --calibration mnist --keep 0.5 -o runs/x
+      edgeprune run model.py:build --input 1x3x224x224 --method sensitivity --macs 0.4 -o runs/y
+    """
+    return _walk(model, output, overwrite, inconclusive, values)
+
+
+@click.command()
+@options.model_argument
+@options.model_options
+@options.prune_options
+@options.target_option
+@_output()
+@overwrite_option
+def prune(model: str | None, output: Path, overwrite: bool, **values: Any) -> int:
+    """Choose channels and shrink the MODEL; writes plan.json and pruned.safetensors.
+
+    `edgeprune run` with the same settings goes on from there.
+    """
+    return _walk(model, output, overwrite, "error", values, until="shrink")
+
+
+@click.command()
+@_output("runs/demo")
+@click.option("--keep", type=float, default=0.5, show_default=True, metavar="SHARE", help="Share of the units to keep.")
+@click.option("--method", default="gram", show_default=True, metavar="NAME", help="How units are chosen.")
+@options.latency_option
+def demo(output: Path, **values: Any) -> int:
+    """Prune the bundled LeNet-300-100, trained on MNIST, and show what came of it."""
+    values = {**values, "calibration": "mnist"}
+    return _walk("edgeprune.demo.lenet:build", output, True, "error", values)
+
+
+def _walk(
+    model: str | None, output: Path, overwrite: bool, inconclusive: Any, values: dict[str, Any], until: str = ""
+) -> int:
+    from edgeprune.cli.model import loaded_and_resolved
+    from edgeprune.pipeline import run as walk
+    from edgeprune.report.terminal import overview
+    from edgeprune.stages.gate import exit_code
+
+    loaded, resolved = loaded_and_resolved(model, values)
+    result = walk(loaded, resolved, output, overwrite=overwrite, until=until, progress=Bars())
+    show(overview(result))
+    if until:
+        click.echo(f"\nplan     {output / 'plan.json'}\nweights  {output / 'pruned.safetensors'}")
+        return 0
+    click.echo(f"\nreport   {output / 'report.html'}\nmodel    {output / 'pruned.onnx'}")
+    return exit_code(result.verdict, inconclusive) if result.verdict is not None else 0

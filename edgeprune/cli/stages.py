@@ -1,0 +1,118 @@
+"""`export`, `simplify`, `validate` and `certify`: one stage alone."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeprune.cli import options
+from edgeprune.cli.console import Bars, show
+
+run_argument = click.argument("folder", type=click.Path(path_type=Path), metavar="RUN")
+
+
+@click.command()
+@options.model_argument
+@options.model_options
+@click.option("--calibration", metavar="SET", help="Take example inputs from there.")
+@click.option("--opset", type=int, metavar="N", help="ONNX opset [default: the exporter's].")
+@click.option("--dynamic-batch/--no-dynamic-batch", default=None, help="Leave the batch size free.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The ONNX file.")
+def export(model: str | None, output: Path, **values: Any) -> int:
+    """Write MODEL as an ONNX file, checked against the torch net in float64; nothing is pruned."""
+    from edgeprune.cli.model import loaded_and_resolved
+    from edgeprune.preparation import prepare
+    from edgeprune.stages.export import export as write
+    from edgeprune.stages.parity import checked, torch_outputs
+
+    loaded, resolved = loaded_and_resolved(model, values)
+    settings = resolved.settings
+    line = prepare(loaded, settings)
+    artifact = write(loaded.module, line.inputs, output, dynamic_batch=settings.dynamic_batch, opset=settings.opset)
+    samples = tuple(x[:64] for x in line.holdout)
+    expected = torch_outputs(loaded.module, samples, line.batch)
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as work:
+        parity = checked(output, expected, samples, Path(work) / "check", "exported")
+    click.echo(
+        f"{output}: {artifact.size_bytes} bytes, opset {artifact.opset}; differs from torch in float64 by at most "
+        f"{parity.difference:.2g} on outputs of size {parity.scale:.2g} ({parity.n_inputs} inputs)"
+    )
+    return 0
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path), metavar="FILE.onnx")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The simplified file.")
+@click.option("--time-limit", type=float, default=300.0, show_default=True, metavar="S", help="Seconds for the simplifier.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the inputs both files are compared on.")
+def simplify(source: Path, output: Path, time_limit: float, seed: int) -> int:
+    """Simplify an ONNX file with onnxsim, and check that it still computes the same."""
+    from edgeprune.stages.parity import compare, file_outputs, noise_for
+    from edgeprune.stages.simplify import simplify as make
+
+    inputs = noise_for(source, seed)
+    result = make(source, output, time_limit)
+    if result.warning:
+        click.echo(f"{click.style('warning:', fg='yellow')} {result.warning}", err=True)
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as work:
+        before = file_outputs(source, inputs, Path(work) / "before")
+        parity = compare(before, file_outputs(output, inputs, Path(work) / "after"))
+        if not parity.holds:
+            make(source, output, time_limit, unchanged="its result was wrong")
+            click.echo(
+                f"{click.style('warning:', fg='yellow')} onnxsim changed the outputs by {parity.difference:.3g}; "
+                "its result was thrown away.",
+                err=True,
+            )
+    click.echo(
+        f"{output}: {source.stat().st_size} → {output.stat().st_size} bytes; outputs differ by at most "
+        f"{parity.difference:.2g} on a scale of {parity.scale:.2g}"
+    )
+    return 0
+
+
+@click.command()
+@run_argument
+@options.target_option
+@options.latency_option
+@options.limit_option
+@options.inconclusive_option
+def validate(folder: Path, inconclusive: Any, **values: Any) -> int:
+    """Validate a RUN's models on the given targets, again or for the first time.
+
+    \b
+      edgeprune validate runs/x --target cpu-1t --target ./board.toml
+    """
+    return _again(folder, values, ("validate", "certify"), inconclusive)
+
+
+@click.command()
+@run_argument
+@options.certify_options
+@click.option("--attack-steps", type=int, metavar="N", help="Gradient steps of the search for large errors.")
+@click.option("--attack-restarts", type=int, metavar="N", help="Starts of that search.")
+@options.limit_option
+@options.inconclusive_option
+def certify(folder: Path, inconclusive: Any, **values: Any) -> int:
+    """Compute a RUN's certificates again, over another domain or with other odds.
+
+    \b
+      edgeprune certify runs/x --domain 0 1 --confidence 0.99
+    """
+    return _again(folder, values, ("certify",), inconclusive)
+
+
+def _again(folder: Path, values: dict[str, Any], stages: tuple[str, ...], inconclusive: Any) -> int:
+    from edgeprune.cli.model import of_run
+    from edgeprune.pipeline import again
+    from edgeprune.report.terminal import overview
+    from edgeprune.stages.gate import exit_code
+
+    loaded, resolved = of_run(folder, values)
+    names = [f"validate-{name}" for name in resolved.settings.target] if "validate" in stages else []
+    done = again(loaded, resolved, folder, (*stages, *names), Bars())
+    show(overview(done))
+    return exit_code(done.verdict, inconclusive) if done.verdict is not None else 0
