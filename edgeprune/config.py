@@ -128,12 +128,16 @@ class Resolved:
     def records(self) -> tuple[SettingRecord, ...]:
         """For `run.json`."""
         return tuple(
-            SettingRecord(f.name, to_json(getattr(self.settings, f.name)), self.origins.get(f.name, "default"))
+            SettingRecord(
+                f.name, to_json(getattr(self.settings, f.name)), self.origins.get(f.name, "default")
+            )
             for f in dataclasses.fields(Settings)
         )
 
 
-def resolve(given: Mapping[str, Any], file: Path | None = None, origin: str = "flag") -> Resolved:
+def resolve(
+    given: Mapping[str, Any], file: Path | None = None, origin: str = "flag", search: bool = True
+) -> Resolved:
     """Lay given values over the file's, over the defaults.
 
     Args:
@@ -141,12 +145,13 @@ def resolve(given: Mapping[str, Any], file: Path | None = None, origin: str = "f
         file: a configuration file; by default `edgeprune.toml`, or `pyproject.toml` if it has
             a table for edgeprune, in the current folder.
         origin: what to call the source of `given`.
+        search: look for a configuration file where none is named.
 
     Raises:
         ConfigError: the file is malformed or names an unknown setting.
         UsageError: a given value is out of range.
     """
-    path, content = read_config(file)
+    path, content = read_config(file) if file is not None or search else (None, {})
     flags = {name: value for name, value in given.items() if value is not None and value != ()}
     kinds = ("keep", "params", "macs")
     if any(kind in flags for kind in kinds):
@@ -171,7 +176,9 @@ def read_config(file: Path | None) -> tuple[Path | None, dict[str, Any]]:
         ConfigError: a file that was asked for is missing, or is malformed.
     """
     if file is None:
-        file = next((path for path in (Path("edgeprune.toml"), Path("pyproject.toml")) if path.is_file()), None)
+        file = next(
+            (path for path in (Path("edgeprune.toml"), Path("pyproject.toml")) if path.is_file()), None
+        )
         if file is None or (file.name == "pyproject.toml" and not _mentions(file)):
             return None, {}
     content = read_toml(file)

@@ -43,8 +43,9 @@ def _processor() -> tuple[str, tuple[str, ...]]:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return platform.processor() or platform.machine(), ()
-    lines = dict(
-        (part.strip() for part in line.split(":", 1)) for line in reversed(text.splitlines()) if ":" in line
-    )
+    lines: dict[str, str] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        lines.setdefault(name.strip(), value.strip())
     found = set((lines.get("flags") or lines.get("Features") or "").split())
     return lines.get("model name") or platform.machine(), tuple(f for f in WORTH_TELLING if f in found)

@@ -146,7 +146,14 @@ def _resumable(path: Path) -> Run | None:
 
 def _clear(path: Path) -> None:
     """Remove what an earlier run left; only what runs write is touched."""
-    for name in ("run.json", "original.onnx", "pruned.onnx", "pruned.safetensors", "plan.json", "report.html"):
+    for name in (
+        "run.json",
+        "original.onnx",
+        "pruned.onnx",
+        "pruned.safetensors",
+        "plan.json",
+        "report.html",
+    ):
         (path / name).unlink(missing_ok=True)
         (path / f"{name}.data").unlink(missing_ok=True)
     shutil.rmtree(path / "logs", ignore_errors=True)
@@ -156,7 +163,9 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{folder}: cannot be made ({error.strerror}); choose another folder with -o.") from error
+        raise StorageError(
+            f"{folder}: cannot be made ({error.strerror}); choose another folder with -o."
+        ) from error
 
 
 @contextmanager
@@ -166,10 +175,14 @@ def _alone(path: Path) -> Iterator[None]:
     try:
         stream = lock.open("w")
     except OSError as error:
-        raise StorageError(f"{path}: cannot be written to ({error.strerror}); choose another folder.") from error
+        raise StorageError(
+            f"{path}: cannot be written to ({error.strerror}); choose another folder."
+        ) from error
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UsageError(f"-o {path}: another run is writing there; wait for it, or name a new folder.") from None
+            raise UsageError(
+                f"-o {path}: another run is writing there; wait for it, or name a new folder."
+            ) from None
         yield

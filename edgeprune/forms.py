@@ -115,9 +115,7 @@ class Convolve:
     def apply(self, weight: Tensor, h: Tensor) -> Tensor:
         """The convolution without its bias."""
         convolution = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
-        result: Tensor = convolution(
-            h, weight, None, self.stride, self.padding, self.dilation, self.groups
-        )
+        result: Tensor = convolution(h, weight, None, self.stride, self.padding, self.dilation, self.groups)
         return result
 
     def terms(self, weight: Tensor) -> int:
@@ -132,17 +130,25 @@ class Convolve:
         if self.groups == 1:
             return self, restrict(weight, (out[1], into[1], *[None] * (weight.dim() - 2)))
         narrowed = weight if out[1] is None else weight.index_select(0, out[1])
-        if weight.shape[1] == 1:  # depthwise: each group is an input channel
-            left = self.groups if into[1] is None else len(into[1])
-            return Convolve(self.stride, self.padding, self.dilation, left), narrowed
-        if into[1] is None:
-            return self, narrowed
-        share = weight.shape[1]
-        first = into[1][: len(into[1]) // self.groups]
-        expected = torch.cat([first + g * share for g in range(self.groups)])
-        if not torch.equal(expected, into[1]):
+        made, read = len(weight) // self.groups, weight.shape[1]
+        if read == 1:  # depthwise: each group is an input channel
+            groups = torch.arange(self.groups) if into[1] is None else into[1]
+            every = torch.arange(len(weight)) if out[1] is None else out[1]
+            if not torch.equal(every // made, groups.repeat_interleave(len(every) // max(1, len(groups)))):
+                raise UnsupportedOperation("a depthwise convolution lost other channels than its input")
+            return Convolve(self.stride, self.padding, self.dilation, len(groups)), narrowed
+        self._share(out[1], made)
+        first = self._share(into[1], read)
+        return self, narrowed if first is None else narrowed.index_select(1, first)
+
+    def _share(self, kept: Tensor | None, size: int) -> Tensor | None:
+        """What the first group keeps; every other must keep the same of its own."""
+        if kept is None:
+            return None
+        first = kept[: len(kept) // self.groups]
+        if not torch.equal(torch.cat([first + g * size for g in range(self.groups)]), kept):
             raise UnsupportedOperation(f"a grouped convolution (groups={self.groups}) kept unequal shares")
-        return self, narrowed.index_select(1, first)
+        return first
 
     def scaled(self, weight: Tensor, factor: Tensor) -> Tensor | None:
         """Output channels are scaled, where the factor varies along the channels only."""

@@ -9,20 +9,24 @@ Label 0 is carried by whatever can never be removed.
 from __future__ import annotations
 
 import contextlib
+import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Axes = tuple[Ints, ...]
 """One label array per axis of a tensor: axes[k] has shape (size of axis k,)."""
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 FIXED = 0
 _FREE = np.iinfo(np.int64).max
@@ -203,7 +207,7 @@ class _Interpreter(fx.Interpreter):
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
         if n.name not in self.masks:
             return super().fetch_args_kwargs_from_env(n)
-        muted = {}
+        muted: dict[fx.Node, Tensor] = {}
         for mask in self.masks[n.name]:
             source = next(a for a in n.all_input_nodes if a.name == mask.data)
             value = muted.get(source, self.env[source])
@@ -220,6 +224,13 @@ class _Interpreter(fx.Interpreter):
             if self.stop_early and len(self.values) == len(self.wanted):
                 raise _AllSeen
         return value
+
+
+def copied(module: ModuleT) -> ModuleT:
+    """A deep copy; the warning that copying a traced module gives is torch's own affair."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return copy.deepcopy(module)
 
 
 def flatten_outputs(result: Any) -> tuple[Tensor, ...]:
@@ -246,7 +257,9 @@ class Labels:
         end = self._size + count
         if end > len(self._parent):
             room = max(end, 2 * len(self._parent)) - len(self._parent)
-            self._parent = np.concatenate([self._parent, np.arange(len(self._parent), len(self._parent) + room)])
+            self._parent = np.concatenate(
+                [self._parent, np.arange(len(self._parent), len(self._parent) + room)]
+            )
             self._reason = np.concatenate([self._reason, np.full(room, _FREE)])
         new = np.arange(self._size, end, dtype=np.int64)
         self._size = end
@@ -340,7 +353,9 @@ class Flow:
         """Axes that can never be narrowed."""
         return tuple(np.zeros(size, dtype=np.int64) for size in shape)
 
-    def contact(self, role: Role, node: Node, argument: str, axis: int, data: Ref | None = None, data_axis: int = 0) -> None:
+    def contact(
+        self, role: Role, node: Node, argument: str, axis: int, data: Ref | None = None, data_axis: int = 0
+    ) -> None:
         """Record that `node` makes or reads channels on an axis of its weight `argument`."""
         self.contacts.append(
             Contact(role, node.name, node[argument], axis, data.name if data else None, data_axis)

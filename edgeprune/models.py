@@ -74,15 +74,16 @@ def load_model(spec: str, weights: str | None = None, *, trust_pickle: bool = Fa
         module, inputs, name = _load_program(Path(spec), trust_pickle), None, Path(spec).stem
     else:
         home, factory = _find_factory(spec)
-        module, inputs, name = _build(factory, spec), _inputs_beside(home, spec), _label(factory)
+        module, inputs = _build(factory, spec), _inputs_beside(home, spec)
+        name = (
+            spec.rpartition(":")[2] if type(module).__module__.startswith("torch.") else type(module).__name__
+        )
     loaded = from_module(module, spec, name, inputs)
     if weights is None:
         return loaded
     fill_weights(loaded.module, Path(weights), trust_pickle)
     check_finite(loaded.module)
-    return Loaded(
-        loaded.module, name, spec, digest(loaded.module), inputs, loaded.notes
-    )
+    return Loaded(loaded.module, name, spec, digest(loaded.module), inputs, loaded.notes)
 
 
 def from_module(
@@ -173,10 +174,6 @@ def _build(factory: Callable[[], Any], spec: str) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise ModelError(f"{spec}: returned a {type(module).__name__}, not an nn.Module.")
     return module
-
-
-def _label(factory: Callable[[], Any]) -> str:
-    return str(getattr(factory, "__name__", type(factory).__name__))
 
 
 def _inputs_beside(home: ModuleType, spec: str) -> tuple[Tensor, ...] | None:
@@ -298,7 +295,8 @@ def parse_inputs(specs: Sequence[str], seed: int) -> tuple[Tensor, ...]:
         match = _INPUT.match(spec)
         if match is None:
             raise ModelError(
-                f"--input {spec}: is not of the form [name=]sizes[:dtype], such as 1x3x224x224 or ids=1x64:int64."
+                f"--input {spec}: is not of the form [name=]sizes[:dtype], such as 1x3x224x224 or "
+                "ids=1x64:int64."
             )
         dtype = match["dtype"] or "float32"
         if dtype not in DTYPES:

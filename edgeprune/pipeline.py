@@ -9,8 +9,8 @@ from pathlib import Path
 
 from edgeprune import environment
 from edgeprune.config import Resolved
-from edgeprune.files import write_bytes
 from edgeprune.errors import ModelError
+from edgeprune.files import write_bytes
 from edgeprune.folder import RunFolder, claim
 from edgeprune.models import Loaded
 from edgeprune.preparation import Line, digest_of, empty_run, prepare
@@ -63,8 +63,8 @@ def again(
     with claim(output, empty_run(line, resolved, about), None) as folder:
         if folder.run.model.weights_sha256 != loaded.weights_sha256:
             raise ModelError(
-                f"{output}: was made from other weights ({folder.run.model.weights_sha256[:12]}…) than the model "
-                f"has now ({loaded.weights_sha256[:12]}…); give the same --weights, or make the run again."
+                f"{output}: was made from other weights ({folder.run.model.weights_sha256[:12]}…) than "
+                f"the model has now ({loaded.weights_sha256[:12]}…); give the same --weights, or make the run again."
             )
         folder.forget(stages)
         return _walk(line, folder, "", progress)
@@ -80,7 +80,9 @@ def _walk(line: Line, folder: RunFolder, until: str, progress: Progress) -> Run:
         return folder.run
     export_step(line, model, "original", folder, progress)
     parity = export_step(line, shrunk.module, "pruned", folder, progress)
-    reference, pruned = (torch_outputs(net, line.holdout, graph.batch or 64) for net in (model, shrunk.module))
+    reference, pruned = (
+        torch_outputs(net, line.holdout, graph.batch or 64) for net in (model, shrunk.module)
+    )
     measured = [validate_step(line, target, reference, folder, progress) for target in line.targets]
     certified = certify_step(line, coupling, shrunk, reference, pruned, measured, folder, progress)
     folder.update(terms=chain(line, shrunk, reference, pruned, parity, certified, measured))

@@ -137,7 +137,8 @@ class Cuts:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["plan_version"] != PLAN_VERSION:
                 raise UsageError(
-                    f"{path}: has plan version {content['plan_version']}, this edgeprune reads {PLAN_VERSION}."
+                    f"{path}: has plan version {content['plan_version']}, this edgeprune reads "
+                    f"{PLAN_VERSION}."
                 )
             return Cuts(
                 {
@@ -152,6 +153,8 @@ class Cuts:
                 {name: tuple(map(float, scores)) for name, scores in content["scores"].items()},
             )
         except FileNotFoundError:
-            raise UsageError(f"{path.parent}: holds no plan.json; give the folder of a finished run.") from None
+            raise UsageError(
+                f"{path.parent}: holds no plan.json; give the folder of a finished run."
+            ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{path}: is damaged ({error}); make the run again.") from error

@@ -67,7 +67,8 @@ def prepare(loaded: Loaded, settings: Settings) -> Line:
     if data is not None:
         _check_fit(data, inputs, str(settings.calibration))
     holdout, distribution = _holdout(settings, data, calibration, inputs)
-    pair = settings.domain or (
+    given = None if settings.domain is None else (settings.domain[0], settings.domain[1])
+    pair = given or (
         (calibration.domain.low, calibration.domain.high) if calibration and calibration.domain else None
     )
     return Line(
@@ -107,12 +108,16 @@ def _check_fit(data: CalibrationData, inputs: tuple[Tensor, ...], name: str) -> 
         if samples.shape[1:] != tuple(example.shape[1:]):
             raise CalibrationError(
                 f"--calibration {name}: samples of input {k} have shape {list(samples.shape[1:])}, the model "
-                f"takes {list(example.shape[1:])} behind the batch; reshape the set ([data] shape) or correct --input."
+                f"takes {list(example.shape[1:])} behind the batch; reshape the set ([data] shape) or "
+                "correct --input."
             )
 
 
 def _holdout(
-    settings: Settings, data: CalibrationData | None, calibration: Calibration | None, inputs: tuple[Tensor, ...]
+    settings: Settings,
+    data: CalibrationData | None,
+    calibration: Calibration | None,
+    inputs: tuple[Tensor, ...],
 ) -> tuple[tuple[Array, ...], str]:
     """What to measure on: the held-out half, or seeded noise."""
     if data is not None:
@@ -135,6 +140,7 @@ def _holdout(
 
 
 def empty_run(line: Line, resolved: Resolved, about: Environment) -> Run:
+    """The record that a run begins with."""
     outputs = _outputs(line)
     model = ModelRecord(
         name=line.loaded.name,
@@ -176,5 +182,3 @@ def digest_of(line: Line, resolved: Resolved, about: Environment) -> str:
             "environment": to_json(about),
         }
     )
-
-

@@ -381,7 +381,7 @@ def _read(kind: Any, content: Any) -> Any:
         return tuple(_read(a, item) for a, item in zip(arguments, content, strict=True))
     if origin is dict:
         return {key: _read(arguments[1], item) for key, item in content.items()}
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(content, dict):
             raise TypeError(f"{kind.__name__} must be an object, not {type(content).__name__}")
         hints = typing.get_type_hints(kind)

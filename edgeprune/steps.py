@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,9 @@ def shrink_step(line: Line, coupling: Coupling, folder: RunFolder, progress: Pro
             recalibrate=settings.recalibrate,
             progress=progress,
         )
-        shrunk = shrink(line.loaded.module, coupling, plan, _as_traced(coupling, line.inputs), settings.exclude)
+        shrunk = shrink(
+            line.loaded.module, coupling, plan, _as_traced(coupling, line.inputs), settings.exclude
+        )
         shrunk.cuts.save(path / "plan.json")
         _save_weights(shrunk.module, path / "pruned.safetensors")
         before, after = cost(coupling, {}), cost(coupling, plan.keep)
@@ -90,7 +93,8 @@ def _as_traced(coupling: Coupling, inputs: tuple[Tensor, ...]) -> tuple[Tensor, 
         return inputs
     generator = torch.Generator().manual_seed(0)
     return tuple(
-        torch.cat([x, *[_varied(x, generator)] * (width - 1)]) if x.dim() and x.shape[0] == 1 else x for x in inputs
+        torch.cat([x, *[_varied(x, generator)] * (width - 1)]) if x.dim() and x.shape[0] == 1 else x
+        for x in inputs
     )
 
 
@@ -113,7 +117,9 @@ def _plan_record(coupling: Coupling, shrunk: Shrunk, method: str, before: Cost, 
         groups.append(GroupRecord(group.name, places, group.size, len(kept), error, keep=kept))
     for pinned in coupling.pinned:
         places = tuple(f"{weight}[{axis}]" for weight, axis in pinned.places)
-        groups.append(GroupRecord(pinned.name, places, pinned.size, pinned.size, reason_if_pinned=pinned.reason))
+        groups.append(
+            GroupRecord(pinned.name, places, pinned.size, pinned.size, reason_if_pinned=pinned.reason)
+        )
     return PlanRecord(
         method,
         tuple(groups),
@@ -175,7 +181,8 @@ def _simplify(
     if result.warning:
         return result.warning
     parity = compare(
-        file_outputs(plain, samples, work / f"{name}-before"), file_outputs(final, samples, work / f"{name}-after")
+        file_outputs(plain, samples, work / f"{name}-before"),
+        file_outputs(final, samples, work / f"{name}-after"),
     )
     if parity.holds:
         return ""
@@ -199,12 +206,13 @@ def _provenance(line: Line, folder: RunFolder) -> dict[str, str]:
 def validate_step(
     line: Line, target: Target, reference: tuple[Array, ...], folder: RunFolder, progress: Progress
 ) -> Measured:
+    """Measure on a target, or read back what was measured there."""
     stage, kept = f"validate-{target.name}", folder.log("outputs") / f"{target.name}.npz"
     if folder.finished(stage) and kept.is_file():
         found = next(v for v in folder.run.validations if v.target == target.name)
         with np.load(kept) as outputs:
             return Measured(found, tuple(outputs[k] for k in sorted(outputs.files)))
-    with folder.stage(stage):
+    with folder.stage(stage), tempfile.TemporaryDirectory(prefix="edgeprune-") as work:
         measured = validate(
             folder.path / folder.run.artifacts["original"].path,
             folder.path / folder.run.artifacts["pruned"].path,
@@ -214,7 +222,7 @@ def validate_step(
             labels=line.labels,
             latency=line.settings.latency,
             seed=line.settings.seed,
-            work=folder.log("validate"),
+            work=Path(work),
             progress=progress,
         )
         _save_outputs(kept, measured.pruned_outputs)
@@ -236,8 +244,11 @@ def _advice(target: Target, validation: Validation) -> tuple[str, ...]:
     latency = validation.latency
     if latency is not None and latency.ratio_low > 1.0:
         return (
-            f"{target.name}: the pruned model is slower than the original ({latency.ratio:.2f}×). Widths off the "
-            "target's channel grid are the usual cause; see --multiple, or prune more, or leave the model dense.",
+            (
+                f"{target.name}: the pruned model is slower than the original ({latency.ratio:.2f}×). Widths "
+                "off the target's channel grid are the usual cause; see --multiple, prune more, or leave the "
+                "model dense."
+            ),
         )
     return ()
 
@@ -252,6 +263,7 @@ def certify_step(
     folder: RunFolder,
     progress: Progress,
 ) -> Certified:
+    """Make the promises; a broken one is kept as a counterexample, and the run is aborted."""
     settings = line.settings
     if not settings.certify:
         return Certified((), None, None)
@@ -329,7 +341,37 @@ def chain(
             None,
             shrunk.n_inputs,
         ),
-        Term("export", "linf", None, "observed", "onnxruntime, graph optimisations off", (), parity.export.difference, None, parity.export.n_inputs),
-        Term("simplify", "linf", None, "observed", "onnxruntime, graph optimisations off", (), parity.simplify.difference, None, parity.simplify.n_inputs),
-        Term("rounding", "linf", None, "observed", "each target against the pruned torch net in float64", (), max(rounding, default=None), None, n if rounding else 0),
+        Term(
+            "export",
+            "linf",
+            None,
+            "observed",
+            "onnxruntime, graph optimisations off",
+            (),
+            parity.export.difference,
+            None,
+            parity.export.n_inputs,
+        ),
+        Term(
+            "simplify",
+            "linf",
+            None,
+            "observed",
+            "onnxruntime, graph optimisations off",
+            (),
+            parity.simplify.difference,
+            None,
+            parity.simplify.n_inputs,
+        ),
+        Term(
+            "rounding",
+            "linf",
+            None,
+            "observed",
+            "each target against the pruned torch net in float64",
+            (),
+            max(rounding, default=None),
+            None,
+            n if rounding else 0,
+        ),
     )

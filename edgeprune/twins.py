@@ -6,7 +6,6 @@ guessed by comparing two graphs.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor, fx
 from edgeprune.bounds.interval import Step
 from edgeprune.errors import UnsupportedOperation
 from edgeprune.forms import Application, Constant, Form, Input, Kept, Scene, Twin
-from edgeprune.graph import Alive, Graph, Node
+from edgeprune.graph import Alive, Graph, Node, copied
 from edgeprune.ops import operation_for
 
 
@@ -58,10 +57,16 @@ def twins_of(graph: Graph, narrowed: fx.GraphModule, alive: Alive, inputs: Seque
     twins: dict[str, Twin] = {}
     parts: dict[str, tuple[tuple[Application, Application], ...]] = {}
     for node in graph.nodes.values():
-        if node.name not in moving or node.operation == "output" or node.name not in first.shapes | first.parts:
+        if (
+            node.name not in moving
+            or node.operation == "output"
+            or not (node.name in first.shapes or node.name in first.parts)
+        ):
             continue
         if node.operation == "input":
-            twins[node.name] = Twin(node.name, Input(node.name), Input(node.name), (), _kept(alive, node.name))
+            twins[node.name] = Twin(
+                node.name, Input(node.name), Input(node.name), (), _kept(alive, node.name)
+            )
             continue
         if node.operation == "getitem":
             f, g = parts[node["input"].name][node["index"]]
@@ -118,7 +123,7 @@ class _Recorder(fx.Interpreter):
 
 
 def _all_values(module: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[str, Any]:
-    recorder = _Recorder(copy.deepcopy(module).double())
+    recorder = _Recorder(copied(module).double())
     with torch.no_grad():
         recorder.run(*[x.double() if x.is_floating_point() else x for x in inputs])
     return recorder.values
@@ -139,9 +144,7 @@ def _scene(values: Mapping[str, Any], moving: frozenset[str]) -> Scene:
 
 
 def _kept(alive: Alive, name: str) -> Kept:
-    return tuple(
-        None if mask.all() else torch.from_numpy(np.flatnonzero(mask)) for mask in alive.axes(name)
-    )
+    return tuple(None if mask.all() else torch.from_numpy(np.flatnonzero(mask)) for mask in alive.axes(name))
 
 
 def _constant(name: str, first: Scene, second: Scene, alive: Alive) -> Twin:

@@ -108,9 +108,7 @@ def enclose(
     return found
 
 
-def difference(
-    twins: Sequence[Twin], inputs: Mapping[str, Interval], outputs: Sequence[str]
-) -> Difference:
+def difference(twins: Sequence[Twin], inputs: Mapping[str, Interval], outputs: Sequence[str]) -> Difference:
     """Bound the difference of the two nets' outputs.
 
     Args:

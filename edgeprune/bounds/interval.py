@@ -112,9 +112,7 @@ def affine(form: Affine, h: Interval) -> Interval:
         (weight.abs() * (share / (1 - share)) + form.weight_error) * (1 + share), center.abs() + radius
     )
     error = size * (1 + share) + form.bias_error + dot_error(terms, form.bias.abs() + bias.abs())
-    return Interval(middle - reach, middle + reach).widen(
-        error + dot_error(2, middle.abs() + reach.abs())
-    )
+    return Interval(middle - reach, middle + reach).widen(error + dot_error(2, middle.abs() + reach.abs()))
 
 
 def times(factor: float, h: Interval) -> Interval:

@@ -70,7 +70,7 @@ class LazyGroup(click.Group):
 @click.option("-q", "--quiet", is_flag=True, help="Tell errors only.")
 @click.pass_context
 def main(ctx: click.Context, verbose: bool, quiet: bool) -> None:
-    """Prune a torch model, shrink it for real, and prove what it costs.
+    r"""Prune a torch model, shrink it for real, and prove what it costs.
 
     edgeprune keeps the channels that matter (coresets), cuts the others out, exports to ONNX, and
     validates latency and output error on the targets that ship.

@@ -50,7 +50,11 @@ class Bars:
         context = click.get_current_context(silent=True)
         if context is not None and context.find_root().params.get("quiet"):
             return iterable
-        return self._drawn(iterable, description, total) if sys.stderr.isatty() else _told(iterable, description, total)
+        return (
+            self._drawn(iterable, description, total)
+            if sys.stderr.isatty()
+            else _told(iterable, description, total)
+        )
 
     @staticmethod
     def _drawn(iterable: Iterable[ItemT], description: str, total: int | None) -> Iterator[ItemT]:
@@ -58,7 +62,13 @@ class Bars:
         from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as RichProgress
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         with RichProgress(*columns, console=Console(stderr=True), transient=True) as drawn:
             yield from drawn.track(iterable, total=total, description=description)
 

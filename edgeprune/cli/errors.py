@@ -19,9 +19,17 @@ def told(command: click.Command) -> None:
     try:
         status = command.main(standalone_mode=False)
     except click.exceptions.Abort:
-        sys.exit(_say("interrupted; what was finished stays, and the same command goes on from there.", INTERRUPTED))
+        sys.exit(
+            _say(
+                "interrupted; what was finished stays, and the same command goes on from there.", INTERRUPTED
+            )
+        )
     except KeyboardInterrupt:
-        sys.exit(_say("interrupted; what was finished stays, and the same command goes on from there.", INTERRUPTED))
+        sys.exit(
+            _say(
+                "interrupted; what was finished stays, and the same command goes on from there.", INTERRUPTED
+            )
+        )
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -21,12 +21,17 @@ run_argument = click.argument("folder", type=click.Path(path_type=Path), metavar
 @options.limit_option
 @options.inconclusive_option
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Also write JUnit XML.")
-@click.option("--summary", type=click.Path(path_type=Path), metavar="FILE", help="Also append Markdown ($GITHUB_STEP_SUMMARY).")
+@click.option(
+    "--summary",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also append Markdown ($GITHUB_STEP_SUMMARY).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 def gate(
     folder: Path, limit: Any, inconclusive: Any, junit: Path | None, summary: Path | None, as_json: bool
 ) -> int:
-    """Hold a RUN against limits; the exit code is 0 if all hold, 1 if one does not.
+    r"""Hold a RUN against limits; the exit code is 0 if all hold, 1 if one does not.
 
     Without --limit the run's own settings apply. A target that could not be measured exits with
     5, a measurement that did not settle with 6: neither ever passes silently.
@@ -78,7 +83,11 @@ def _tell(record: Run) -> None:
         numbers = "" if check.measured is None else f"{check.measured:.4g} against {check.limit:.4g}"
         click.echo(f"{mark} {check.name}{where}  {numbers}{'  ' + check.reason if check.reason else ''}")
     words = {True: ("passed", "green"), False: ("failed", "red"), None: ("no limit was set", "cyan")}
-    settled = verdict.passed if all(c.outcome in ("pass", "fail") for c in verdict.checks) or verdict.passed is False else None
+    settled = (
+        verdict.passed
+        if all(c.outcome in ("pass", "fail") for c in verdict.checks) or verdict.passed is False
+        else None
+    )
     text, colour = words[settled] if verdict.checks else words[None]
     if settled is None and verdict.checks:
         text, colour = "not decided", "yellow"
@@ -99,7 +108,13 @@ def _write_extra(record: Run, junit: Path | None, summary: Path | None) -> None:
 
 @click.command()
 @run_argument
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to [default: RUN/report.html].")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where to [default: RUN/report.html].",
+)
 def report(folder: Path, output: Path | None) -> int:
     """Write a RUN as one self-contained HTML page."""
     from edgeprune.report.html import render

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -48,10 +49,16 @@ def inspect(model: str | None, as_json: bool, **values: Any) -> int:
 
         click.echo(json.dumps(to_json(found), indent=1))
         return 0
-    groups = _table(("group", False), ("units", True), ("parameters", True), ("made by", False), ("read by", False))
+    groups = _table(
+        ("group", False), ("units", True), ("parameters", True), ("made by", False), ("read by", False)
+    )
     for group in found.groups:
         groups.add_row(
-            group.name, str(group.units), f"{group.params:,}", ", ".join(group.made_by), ", ".join(group.read_by) or "–"
+            group.name,
+            str(group.units),
+            f"{group.params:,}",
+            ", ".join(group.made_by),
+            ", ".join(group.read_by) or "–",
         )
     pinned = _table(("left alone", False), ("units", True), ("because it is", False))
     for item in found.pinned:
@@ -87,16 +94,32 @@ def targets(name: str | None, check: bool, as_json: bool) -> int:
     found = (find_target(name),) if name else list_targets()
     answers = {target.name: _probe(target) for target in found} if check else {}
     if as_json:
-        click.echo(json.dumps([{**to_json(t), **({"check": answers[t.name]} if check else {})} for t in found], indent=1))
+        click.echo(
+            json.dumps(
+                [{**to_json(t), **({"check": answers[t.name]} if check else {})} for t in found], indent=1
+            )
+        )
     elif name:
         click.echo(json.dumps(to_json(found[0]), indent=1))
         if check:
             click.echo(answers[found[0].name]["says"])
     else:
-        columns = [("target", False), ("provider", False), ("transport", False), ("precision", False), ("what", False)]
+        columns = [
+            ("target", False),
+            ("provider", False),
+            ("transport", False),
+            ("precision", False),
+            ("what", False),
+        ]
         table = _table(*columns, *([("check", False)] if check else []))
         for target in found:
-            row = [target.name, target.runtime.provider, target.transport, target.precision, target.description]
+            row = [
+                target.name,
+                target.runtime.provider,
+                target.transport,
+                target.precision,
+                target.description,
+            ]
             table.add_row(*row, *([answers[target.name]["says"]] if check else []))
         show(table)
     return 0 if all(answer["reached"] for answer in answers.values()) else 5
@@ -123,22 +146,25 @@ def doctor() -> int:
 
     about = environment.describe(0)
     click.echo(f"edgeprune {about.edgeprune}  python {about.python}  {about.platform}")
-    click.echo(f"cpu       {about.cpu}, {about.cores} cores, {' '.join(about.flags) or 'no known extensions'}")
+    click.echo(
+        f"cpu       {about.cpu}, {about.cores} cores, {' '.join(about.flags) or 'no known extensions'}"
+    )
     missing = []
     for package in ("torch", "onnx", "onnxruntime", "onnxscript", "onnxsim", "numpy", "scipy", "safetensors"):
         version = environment.installed(package)
         click.echo(f"{package:<12}{version or click.style('missing', fg='red')}")
         missing += [] if version else [package]
-    runtimes = [p for p in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml") if environment.installed(p)]
+    runtimes = [
+        p for p in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml") if environment.installed(p)
+    ]
     if len(runtimes) > 1:
         click.echo(
-            f"{click.style('warning:', fg='yellow')} {' and '.join(runtimes)} are both installed and overwrite each "
-            "other's files; keep one."
+            f"{click.style('warning:', fg='yellow')} {' and '.join(runtimes)} are both installed and "
+            "overwrite each other's files; keep one."
         )
     if "onnxruntime" not in missing:
-        import onnxruntime
-
-        click.echo(f"providers   {', '.join(onnxruntime.get_available_providers())} (built in; `edgeprune targets --check` tries them)")
+        providers = importlib.import_module("onnxruntime").get_available_providers()
+        click.echo(f"providers   {', '.join(providers)} (built in; `edgeprune targets --check` tries them)")
     if missing:
         click.echo(f"install:    pip install {' '.join(missing)}")
     return 2 if missing else 0

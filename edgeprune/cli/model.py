@@ -26,7 +26,8 @@ def loaded_and_resolved(model: str | None, values: dict[str, Any]) -> tuple[Load
     settings = resolved.settings
     if not settings.model:
         raise UsageError(
-            "no model is named; give package.module:factory or path/to/file.py:factory, or set model in edgeprune.toml."
+            "no model is named; give package.module:factory or path/to/file.py:factory, or set model in "
+            "edgeprune.toml."
         )
     from edgeprune.models import load_model
 

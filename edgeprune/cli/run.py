@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import click
 
 from edgeprune.cli import options
 from edgeprune.cli.console import Bars, show
+from edgeprune.cli.options import CommandT
 
 
-def _output(default: str | None = None) -> Any:
+def _output(default: str | None = None) -> Callable[[CommandT], CommandT]:
     return click.option(
         "-o",
         "--output",
@@ -19,7 +21,8 @@ def _output(default: str | None = None) -> Any:
         required=default is None,
         default=default,
         metavar="DIR",
-        help="The run folder" + (f" [default: {default}]." if default else "; an unfinished run there is resumed."),
+        help="The run folder"
+        + (f" [default: {default}]." if default else "; an unfinished run there is resumed."),
     )
 
 
@@ -39,7 +42,7 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Start anew ev
 @_output()
 @overwrite_option
 def run(model: str | None, output: Path, overwrite: bool, inconclusive: Any, **values: Any) -> int:
-    """The whole line, from a torch MODEL to a run folder and a verdict.
+    r"""The whole line, from a torch MODEL to a run folder and a verdict.
 
     MODEL is package.module:factory, path/to/file.py:factory (a function without arguments that
     returns an nn.Module), or a .pt2 file.
@@ -68,7 +71,9 @@ def prune(model: str | None, output: Path, overwrite: bool, **values: Any) -> in
 
 @click.command()
 @_output("runs/demo")
-@click.option("--keep", type=float, default=0.5, show_default=True, metavar="SHARE", help="Share of the units to keep.")
+@click.option(
+    "--keep", type=float, default=0.5, show_default=True, metavar="SHARE", help="Share of the units to keep."
+)
 @click.option("--method", default="gram", show_default=True, metavar="NAME", help="How units are chosen.")
 @options.latency_option
 def demo(output: Path, **values: Any) -> int:
@@ -78,7 +83,12 @@ def demo(output: Path, **values: Any) -> int:
 
 
 def _walk(
-    model: str | None, output: Path, overwrite: bool, inconclusive: Any, values: dict[str, Any], until: str = ""
+    model: str | None,
+    output: Path,
+    overwrite: bool,
+    inconclusive: Any,
+    values: dict[str, Any],
+    until: str = "",
 ) -> int:
     from edgeprune.cli.model import loaded_and_resolved
     from edgeprune.pipeline import run as walk

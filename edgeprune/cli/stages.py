@@ -20,7 +20,9 @@ run_argument = click.argument("folder", type=click.Path(path_type=Path), metavar
 @click.option("--calibration", metavar="SET", help="Take example inputs from there.")
 @click.option("--opset", type=int, metavar="N", help="ONNX opset [default: the exporter's].")
 @click.option("--dynamic-batch/--no-dynamic-batch", default=None, help="Leave the batch size free.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The ONNX file.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The ONNX file."
+)
 def export(model: str | None, output: Path, **values: Any) -> int:
     """Write MODEL as an ONNX file, checked against the torch net in float64; nothing is pruned."""
     from edgeprune.cli.model import loaded_and_resolved
@@ -31,23 +33,41 @@ def export(model: str | None, output: Path, **values: Any) -> int:
     loaded, resolved = loaded_and_resolved(model, values)
     settings = resolved.settings
     line = prepare(loaded, settings)
-    artifact = write(loaded.module, line.inputs, output, dynamic_batch=settings.dynamic_batch, opset=settings.opset)
+    artifact = write(
+        loaded.module, line.inputs, output, dynamic_batch=settings.dynamic_batch, opset=settings.opset
+    )
     samples = tuple(x[:64] for x in line.holdout)
     expected = torch_outputs(loaded.module, samples, line.batch)
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as work:
         parity = checked(output, expected, samples, Path(work) / "check", "exported")
     click.echo(
-        f"{output}: {artifact.size_bytes} bytes, opset {artifact.opset}; differs from torch in float64 by at most "
-        f"{parity.difference:.2g} on outputs of size {parity.scale:.2g} ({parity.n_inputs} inputs)"
+        f"{output}: {artifact.size_bytes} bytes, opset {artifact.opset}; differs from torch in float64 "
+        f"by at most {parity.difference:.2g} on outputs of size {parity.scale:.2g} ({parity.n_inputs} inputs)"
     )
     return 0
 
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path), metavar="FILE.onnx")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The simplified file.")
-@click.option("--time-limit", type=float, default=300.0, show_default=True, metavar="S", help="Seconds for the simplifier.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the inputs both files are compared on.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="The simplified file.",
+)
+@click.option(
+    "--time-limit",
+    type=float,
+    default=300.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds for the simplifier.",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of the inputs both files are compared on."
+)
 def simplify(source: Path, output: Path, time_limit: float, seed: int) -> int:
     """Simplify an ONNX file with onnxsim, and check that it still computes the same."""
     from edgeprune.stages.parity import compare, file_outputs, noise_for
@@ -63,8 +83,8 @@ def simplify(source: Path, output: Path, time_limit: float, seed: int) -> int:
         if not parity.holds:
             make(source, output, time_limit, unchanged="its result was wrong")
             click.echo(
-                f"{click.style('warning:', fg='yellow')} onnxsim changed the outputs by {parity.difference:.3g}; "
-                "its result was thrown away.",
+                f"{click.style('warning:', fg='yellow')} onnxsim changed the outputs by "
+                f"{parity.difference:.3g}; its result was thrown away.",
                 err=True,
             )
     click.echo(
@@ -81,7 +101,7 @@ def simplify(source: Path, output: Path, time_limit: float, seed: int) -> int:
 @options.limit_option
 @options.inconclusive_option
 def validate(folder: Path, inconclusive: Any, **values: Any) -> int:
-    """Validate a RUN's models on the given targets, again or for the first time.
+    r"""Validate a RUN's models on the given targets, again or for the first time.
 
     \b
       edgeprune validate runs/x --target cpu-1t --target ./board.toml
@@ -97,7 +117,7 @@ def validate(folder: Path, inconclusive: Any, **values: Any) -> int:
 @options.limit_option
 @options.inconclusive_option
 def certify(folder: Path, inconclusive: Any, **values: Any) -> int:
-    """Compute a RUN's certificates again, over another domain or with other odds.
+    r"""Compute a RUN's certificates again, over another domain or with other odds.
 
     \b
       edgeprune certify runs/x --domain 0 1 --confidence 0.99

@@ -59,14 +59,17 @@ class _State:
     @staticmethod
     def of(hearing: Hearing) -> _State:
         known = moments(hearing)
-        inverse = np.linalg.inv(known + _ridge(known) * np.eye(len(known)))
+        inverse: Floats = np.linalg.inv(known + _ridge(known) * np.eye(len(known))).astype(np.float64)
         return _State(inverse, hearing.gram.copy(), max(float((known * hearing.gram).sum()), 1e-300))
 
     def cost(self) -> Floats:
         """Relative rise of the expected squared error for each unit, if it goes now."""
         own = np.diagonal(self.inverse)
         there = own > 0  # units that are gone have a zero here
-        return np.where(there, np.maximum(np.diagonal(self.gram), 0.0) / np.where(there, own, 1.0), np.inf) / self.energy
+        return (
+            np.where(there, np.maximum(np.diagonal(self.gram), 0.0) / np.where(there, own, 1.0), np.inf)
+            / self.energy
+        )
 
     def remove(self, i: int) -> None:
         h = self.inverse[:, i] / self.inverse[i, i]

@@ -98,7 +98,9 @@ def scores(evidence: Evidence) -> Floats:
             f"use --method gram or magnitude, or --exclude {evidence.name}."
         )
     peak = np.max([hearing.peak for hearing in evidence.hearings], axis=0)
-    return peak * np.max([_largest_response(evidence, k) for k in range(len(evidence.rows))], axis=0)
+    return np.asarray(
+        peak * np.max([_largest_response(evidence, k) for k in range(len(evidence.rows))], axis=0)
+    )
 
 
 def _largest_response(evidence: Evidence, k: int) -> Floats:
@@ -107,7 +109,7 @@ def _largest_response(evidence: Evidence, k: int) -> Floats:
     activation, radius = evidence.activations[k], evidence.radii[k]
     if activation in ("relu", ""):
         # φ is positively homogeneous (or absent: |p̃·x̃| ≤ β‖p̃‖): β would only scale all scores alike
-        return norms
+        return np.asarray(norms, dtype=np.float64)
     if activation not in ADMISSIBLE:
         raise UnsupportedModel(
             f"{evidence.name}: the guarantee of sensitivity sampling needs a non-negative, non-decreasing "
@@ -116,7 +118,7 @@ def _largest_response(evidence: Evidence, k: int) -> Floats:
         )
     if radius is None:
         raise UnsupportedModel(
-            f"{evidence.name}: with {activation} the sensitivities need a bound on the norm of what the layer "
-            "hears, and none is known; give the inputs a bounded domain (--domain), or use --method gram."
+            f"{evidence.name}: with {activation} the sensitivities need a bound on the norm of "
+            "what the layer hears, and none is known; give the inputs a bounded domain (--domain), or use --method gram."
         )
     return ADMISSIBLE[activation](math.sqrt(radius**2 + 1) * norms)

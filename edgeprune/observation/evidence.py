@@ -34,7 +34,11 @@ def gather(
         generator: for the part of the positions that is used.
     """
     plain = [reader for reader in group.readers if reader.weight is not None]
-    sums = listen(graph, group, plain, weights, samples, generator) if samples is not None else [None] * len(plain)
+    sums = (
+        listen(graph, group, plain, weights, samples, generator)
+        if samples is not None
+        else [None] * len(plain)
+    )
     hearings = tuple(_hearing(graph, group, r, weights, m) for r, m in zip(plain, sums, strict=True))
     makers = [graph.nodes[name] for name in group.producers]
     return Evidence(
@@ -117,7 +121,9 @@ def activation_after(graph: Graph, maker: Node) -> str:
             continue
         if node.operation == "hardtanh":
             return "relu6" if (node["min_val"], node["max_val"]) == (0.0, 6.0) else "hardtanh"
-        return "" if node.operation in ("add", "cat", "linear", "conv1d", "conv2d", "output") else node.operation
+        return (
+            "" if node.operation in ("add", "cat", "linear", "conv1d", "conv2d", "output") else node.operation
+        )
 
 
 __all__ = ["Ints", "activation_after", "gather"]

@@ -60,13 +60,13 @@ def patches(node: Node, taps: Sequence[int], heard: Tensor, channels: Ints) -> T
     x = F.pad(x, _padding(node["padding"], taps, dilation))
     if node.operation == "conv1d":
         x, taps, stride, dilation = x.unsqueeze(2), (1, *taps), [1, *stride], [1, *dilation]
-    rows = F.unfold(x, tuple(taps), dilation=dilation, stride=stride)
+    rows = F.unfold(x, tuple(taps), dilation=tuple(dilation), stride=tuple(stride))
     return rows.movedim(1, -1).reshape(-1, rows.shape[1])
 
 
 def responses(node: Node, value: Tensor) -> Tensor:
     """What a reader computed, as rows that match `patches`: (rows, outputs)."""
-    last = value if node.operation == "linear" else value.movedim(1, -1)
+    last: Tensor = value if node.operation == "linear" else value.movedim(1, -1)
     return last.reshape(-1, last.shape[-1])
 
 
@@ -112,10 +112,11 @@ class NormalEquations:
         self.count += len(rows)
 
     def solve(self, ridge: float) -> Tensor:
-        """argmin ‖R − U D‖² + λ‖D‖² with λ = ridge · mean diagonal; (unknowns, outputs)."""
+        """Argmin ‖R − U D‖² + λ‖D‖² with λ = ridge · mean diagonal; (unknowns, outputs)."""
         scale = ridge * self.inner.diagonal().mean().clamp_min(1e-30)
         damped = self.inner + scale * torch.eye(len(self.inner), dtype=torch.float64)
-        return torch.linalg.solve(damped, self.outer)
+        solved: Tensor = torch.linalg.solve(damped, self.outer)
+        return solved
 
     def loss(self, change: Tensor) -> float:
         """Σ‖R − U D‖² over the rows that were added."""
@@ -223,7 +224,9 @@ def _written(
     index = torch.from_numpy(channels)
     count = present.shape[1]
     new = torch.zeros_like(weight)
-    new.index_copy_(1, index, (present + change[:count].T).reshape(-1, len(channels), *weight.shape[2:]).to(weight))
+    new.index_copy_(
+        1, index, (present + change[:count].T).reshape(-1, len(channels), *weight.shape[2:]).to(weight)
+    )
     result = {reader.weight: new}
     if site is not None:
         old = weights[site.weight]

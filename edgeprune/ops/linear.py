@@ -39,4 +39,6 @@ class Linear(Operation):
     def form(self, node: Node, scene: Scene) -> Application:
         weight = constant(node, scene, "weight")
         assert weight is not None
-        return Application(Affine.given(Dense(), weight, constant(node, scene, "bias")), (node["input"].name,))
+        return Application(
+            Affine.given(Dense(), weight, constant(node, scene, "bias")), (node["input"].name,)
+        )

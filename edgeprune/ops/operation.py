@@ -84,7 +84,9 @@ def constant(node: Node, scene: Scene, argument: str) -> Tensor | None:
 
 def replay(node: Node, data: Mapping[str, Any]) -> Any:
     """Call the node's own ATen operation with other tensors for some of its arguments, in their dtype."""
-    arguments = {key: None if isinstance(value, torch.dtype) else value for key, value in node.arguments.items()}
+    arguments = {
+        key: None if isinstance(value, torch.dtype) else value for key, value in node.arguments.items()
+    }
     packet, _, overload = node.target.removeprefix("aten.").partition(".")
     operation = getattr(getattr(torch.ops.aten, packet), overload)
     return operation(**{**arguments, **data})

@@ -18,15 +18,50 @@ from edgeprune.graph import Axes, Flow, Ints, Node, Ref
 from edgeprune.intervals import UNIT_ROUNDOFF
 from edgeprune.ops.operation import Operation, constant, source_of
 
-ACTIVATIONS = (
-    "relu relu6 hardtanh leaky_relu elu selu celu silu gelu mish softplus hardswish hardsigmoid sigmoid tanh"
-).split()
-PASS = (
-    "dropout feature_dropout alpha_dropout native_dropout clone contiguous detach alias to _to_copy type_as "
-    "neg abs exp log sqrt rsqrt square reciprocal erf clamp clamp_min clamp_max"
-).split()
-COPIES = frozenset("clone contiguous detach alias to _to_copy type_as".split())
-DROPOUTS = frozenset("dropout feature_dropout alpha_dropout".split())
+ACTIVATIONS = [
+    "relu",
+    "relu6",
+    "hardtanh",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "celu",
+    "silu",
+    "gelu",
+    "mish",
+    "softplus",
+    "hardswish",
+    "hardsigmoid",
+    "sigmoid",
+    "tanh",
+]
+PASS = [
+    "dropout",
+    "feature_dropout",
+    "alpha_dropout",
+    "native_dropout",
+    "clone",
+    "contiguous",
+    "detach",
+    "alias",
+    "to",
+    "_to_copy",
+    "type_as",
+    "neg",
+    "abs",
+    "exp",
+    "log",
+    "sqrt",
+    "rsqrt",
+    "square",
+    "reciprocal",
+    "erf",
+    "clamp",
+    "clamp_min",
+    "clamp_max",
+]
+COPIES = frozenset(["clone", "contiguous", "detach", "alias", "to", "_to_copy", "type_as"])
+DROPOUTS = frozenset(["dropout", "feature_dropout", "alpha_dropout"])
 CURVES: Mapping[str, Callable[[Node], Curve]] = {
     "relu": lambda node: curves.clamp(0.0, math.inf),
     "relu6": lambda node: curves.clamp(0.0, 6.0),
@@ -73,7 +108,9 @@ class Unary(Operation):
     handles: ClassVar[tuple[str, ...]] = (*ACTIVATIONS, *PASS)
 
     def label(self, node: Node, flow: Flow) -> Axes:
-        source = next(value for value in node.arguments.values() if isinstance(value, Ref))
+        source, *others = (value for value in node.arguments.values() if isinstance(value, Ref))
+        if others and node.operation != "type_as":
+            raise LookupError(f"{node.name} takes tensors as limits")
         data = flow.of(source)
         if node.shape != tuple(len(axis) for axis in data):
             raise LookupError(f"{node.name} changes the shape of its input")
@@ -172,7 +209,7 @@ def _extreme(node: Node, sources: tuple[str, ...]) -> Application:
 
 
 def _sum(node: Node, scene: Scene, moving: tuple[str, ...]) -> Application:
-    """self + α·other, self − α·other, other − α·self; a constant is the bias of a scaling by ±α."""
+    """Self + α·other, self − α·other, other − α·self; a constant is the bias of a scaling by ±α."""
     alpha = float(node.get("alpha", 1))
     first, second = {"add": (1.0, alpha), "sub": (1.0, -alpha), "rsub": (-alpha, 1.0)}[node.operation]
     if len(moving) == 2:

@@ -46,7 +46,9 @@ class Reduction(Operation):
         if node.operation == "amax":
             return Application(Maximum(reduced), (source,))
         if node.operation == "amin":
-            return Application(Maximum(lambda sources: -reduced([-h for h in sources]), least=True), (source,))
+            return Application(
+                Maximum(lambda sources: -reduced([-h for h in sources]), least=True), (source,)
+            )
         return Application(Structural(reduced, reduced, math.prod(shape[k] for k in over) + 2), (source,))
 
 

@@ -291,7 +291,9 @@ class Expand(Operation):
         return tuple(result)
 
     def narrow(self, node: Node, alive: Alive) -> Mapping[str, Any]:
-        return {"size": [_size(old, new) for old, new in zip(node["size"], alive.shape(node.name), strict=True)]}
+        return {
+            "size": [_size(old, new) for old, new in zip(node["size"], alive.shape(node.name), strict=True)]
+        }
 
     def form(self, node: Node, scene: Scene) -> Application:
         _, source = source_of(node)

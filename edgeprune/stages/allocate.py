@@ -18,8 +18,10 @@ BudgetKind = Literal["keep", "params", "macs"]
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What may be left, as a share of the original in (0, 1]: of each group's units, of the
-    parameters, or of the multiply-accumulates."""
+    """What may be left of the original: a share in (0, 1] of units, parameters or MACs.
+
+    `keep` speaks of each group's units; MACs are multiply-accumulates.
+    """
 
     kind: BudgetKind
     share: float

@@ -8,7 +8,6 @@ A promise that a measured error exceeds is reported as a violation, and the run 
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -23,8 +22,8 @@ from edgeprune.bounds.attack import Attack, attack
 from edgeprune.bounds.differential import Difference, difference, enclose
 from edgeprune.bounds.interval import propagate
 from edgeprune.domains import Domain
-from edgeprune.errors import UnsupportedModel, UnsupportedOperation
-from edgeprune.graph import Coupling, Group, flatten_outputs
+from edgeprune.errors import UnsupportedOperation
+from edgeprune.graph import Coupling, Group, copied, flatten_outputs
 from edgeprune.progress import Progress
 from edgeprune.records import Certificate
 from edgeprune.samples import Array
@@ -121,9 +120,17 @@ def certify(
     """
     example = tuple(torch.from_numpy(x[: coupling.graph.batch or 1]) for x in samples.inputs)
     if domain is None or not all(x.is_floating_point() for x in example):
-        reason = "no domain is known; give --domain LOW HIGH" if domain is None else "an input holds whole numbers"
+        reason = (
+            "no domain is known; give --domain LOW HIGH" if domain is None else "an input holds whole numbers"
+        )
         missing = Certificate(
-            "difference intervals", "global", "unknown", "linf", None, "proved-modulo-rounding-model", reason=reason
+            "difference intervals",
+            "global",
+            "unknown",
+            "linf",
+            None,
+            "proved-modulo-rounding-model",
+            reason=reason,
         )
         return Certified((missing, *_statistical(samples, odds, None)), None, None)
     alive = coupling.alive({name: np.array(keep) for name, keep in shrunk.cuts.keep.items()})
@@ -159,7 +166,7 @@ def _attack(
     search: Search,
 ) -> Attack:
     """The largest error found in the domain: random, corners, then projected gradient ascent."""
-    f, g = (copy.deepcopy(net).double().requires_grad_(False) for net in (model, pruned))
+    f, g = (copied(net).double().requires_grad_(False) for net in (model, pruned))
 
     def gap(inputs: tuple[Tensor, ...]) -> Tensor:
         pairs = zip(flatten_outputs(f(*inputs)), flatten_outputs(g(*inputs)), strict=True)
@@ -179,8 +186,11 @@ def _attack(
 def _linf(first: Sequence[Array], second: Sequence[Array]) -> Array:
     """Largest absolute difference over all outputs, for each sample; (n,) float64."""
     n = len(first[0])
-    gaps = [np.abs(a.astype(np.float64) - b.astype(np.float64)).reshape(n, -1) for a, b in zip(first, second, strict=True)]
-    return np.concatenate(gaps, axis=1).max(axis=1)
+    gaps = [
+        np.abs(a.astype(np.float64) - b.astype(np.float64)).reshape(n, -1)
+        for a, b in zip(first, second, strict=True)
+    ]
+    return np.asarray(np.concatenate(gaps, axis=1).max(axis=1))
 
 
 def _differential(
@@ -271,8 +281,10 @@ def _a_priori(
     made: list[Certificate] = []
     if not shrunk.cuts.draws:
         return made
-    heard = {} if pair is None else propagate(
-        pair.pruned(), enclose([domain] * len(pair.inputs), pair.shapes, pair.inputs)
+    heard = (
+        {}
+        if pair is None
+        else propagate(pair.pruned(), enclose([domain] * len(pair.inputs), pair.shapes, pair.inputs))
     )
     for group in coupling.groups:
         draws = shrunk.cuts.draws.get(group.name)
@@ -284,12 +296,16 @@ def _a_priori(
         if not reason and not math.isfinite(radius):
             reason = "no bound on the norm of what the layer hears is known"
         numbers = (None, None) if reason else _promises(coupling, group, shrunk, draws, radius, odds)
-        for name, bound in zip(("a-priori (explicit)", "a-priori (paper's form, c = 1; no bound)"), numbers, strict=True):
+        for name, bound in zip(
+            ("a-priori (explicit)", "a-priori (paper's form, c = 1; no bound)"), numbers, strict=True
+        ):
             made.append(
                 Certificate(
                     name=name,
                     scope="layer",
-                    domain=f"every input of this layer with ‖x‖₂ ≤ {radius:.4g}" if not reason else domain.describe(),
+                    domain=f"every input of this layer with ‖x‖₂ ≤ {radius:.4g}"
+                    if not reason
+                    else domain.describe(),
                     norm="linf",
                     bound=bound,
                     label="statistical",
@@ -312,7 +328,11 @@ def _outside_theorem(coupling: Coupling, group: Group) -> str:
         return "the units are channels; only the bound for neurons is implemented"
     for reader in group.readers:
         data = graph.nodes[reader.data]
-        if graph.nodes[reader.node].operation != "linear" or data.operation != "relu" or data.sources() != group.producers:
+        if (
+            graph.nodes[reader.node].operation != "linear"
+            or data.operation != "relu"
+            or data.sources() != group.producers
+        ):
             return "its readers do not hear a plain ReLU of its units"
     return ""
 
@@ -320,11 +340,11 @@ def _outside_theorem(coupling: Coupling, group: Group) -> str:
 def _promises(
     coupling: Coupling, group: Group, shrunk: Shrunk, draws: int, radius: float, odds: Odds
 ) -> tuple[float, float]:
-    """t from the scores max|W|·‖p̃‖ that were sampled by, times β̃ = √(β² + 1)."""
+    """From the scores max|W|·‖p̃‖ that were sampled by: t = Σ scores · √(β² + 1)."""
     graph, delta = coupling.graph, 1.0 - odds.confidence
     scores = torch.tensor(shrunk.cuts.scores[group.name], dtype=torch.float64)
     t = a_priori.spread(scores * math.sqrt(radius**2 + 1))
-    outputs = sum(graph.nodes[r.node].shape[-1] for r in group.readers if graph.nodes[r.node].shape)  # type: ignore[index]
+    outputs = sum((graph.nodes[r.node].shape or (0,))[-1] for r in group.readers)
     fan_in = (graph.nodes[graph.nodes[group.producers[0]]["input"].name].shape or (0,))[-1]
     return (
         a_priori.explicit(t, draws, outputs, delta, any_time=True),

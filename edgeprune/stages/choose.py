@@ -24,6 +24,7 @@ from edgeprune.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
 
+
 def choose(
     coupling: Coupling,
     widths: Mapping[str, int],
@@ -67,7 +68,9 @@ def choose(
         _compensate(coupling, group, selection, weights)
         if coreset.refits and samples is not None:
             _refit(coupling, group, selections, weights, samples, torch_random)
-        logger.info("%s: %d of %d units kept, error %s", group.name, len(selection.keep), group.size, selection.error)
+        logger.info(
+            "%s: %d of %d units kept, error %s", group.name, len(selection.keep), group.size, selection.error
+        )
     if recalibrate and samples is not None:
         _recalibrate(coupling, weights, samples)
     changed = {name: w for name, w in weights.items() if w is not coupling.graph.weights[name]}
@@ -110,7 +113,8 @@ def _mixed(weight: Tensor, new: Tensor, place: Any, selection: Selection) -> Ten
     new[kept[kept >= 0]] = mixed[kept >= 0]
     if selection.shift is None:
         return torch.zeros_like(weight[0])
-    return torch.tensordot(torch.from_numpy(selection.shift), old, dims=1)
+    added: Tensor = torch.tensordot(torch.from_numpy(selection.shift), old, dims=1)
+    return added
 
 
 def _refit(

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import coo_array
+from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from edgeprune.errors import UsageError
@@ -129,7 +129,9 @@ def _components(flow: Flow) -> list[list[Contact]]:
         columns.append(roots)
     row, column = np.concatenate(rows), np.concatenate(columns) + len(made)
     size = len(made) + len(flow.labels)
-    _, component = connected_components(coo_array((np.ones(len(row)), (row, column)), shape=(size, size)), False)
+    _, component = connected_components(
+        coo_matrix((np.ones(len(row)), (row, column)), shape=(size, size)), False
+    )
     gathered: dict[int, list[Contact]] = defaultdict(list)
     for k, contact in enumerate(made):
         gathered[int(component[k])].append(contact)
@@ -181,12 +183,12 @@ def _reader(flow: Flow, contact: Contact, units: Ints) -> Reader:
     plain = weight is not None and len(units) == len(_labels(flow, contact))
     once = sum(len(flow.graph.users(n.name)) for n in flow.graph.nodes.values() if n.target == weight) == 1
     assert contact.data is not None
-    return Reader(
-        contact.node, weight, contact.axis, contact.data, contact.data_axis, units, plain and once
-    )
+    return Reader(contact.node, weight, contact.axis, contact.data, contact.data_axis, units, plain and once)
 
 
 def _warn_unnamed(groups: list[Group]) -> None:
     for group in groups:
         if not group.readers:
-            logger.info("%s: nothing reads its units through a weight; their loss is not compensated", group.name)
+            logger.info(
+                "%s: nothing reads its units through a weight; their loss is not compensated", group.name
+            )

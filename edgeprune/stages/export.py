@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from edgeprune.errors import UnsupportedModel
 from edgeprune.files import atomic, sha256_of
+from edgeprune.graph import copied
 from edgeprune.records import Artifact
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,11 @@ def describe(path: Path, folder: Path) -> Artifact:
 
 
 def _program(
-    module: nn.Module, inputs: tuple[Tensor, ...], dynamic_batch: bool, opset: int | None, names: Sequence[str]
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    dynamic_batch: bool,
+    opset: int | None,
+    names: Sequence[str],
 ) -> onnx.ModelProto:
     shapes = None
     if dynamic_batch:
@@ -77,7 +81,7 @@ def _program(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made = torch.onnx.export(
-                copy.deepcopy(module),
+                copied(module),
                 inputs,
                 dynamo=True,
                 external_data=False,
@@ -110,7 +114,7 @@ def _strip(model: onnx.ModelProto) -> None:
             item.doc_string = ""
         for node in graph.node:
             for attribute in node.attribute:
-                for inner in ([attribute.g] if attribute.HasField("g") else list(attribute.graphs)):
+                for inner in [attribute.g] if attribute.HasField("g") else list(attribute.graphs):
                     strip_graph(inner)
 
     strip_graph(model.graph)

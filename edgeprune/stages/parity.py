@@ -6,7 +6,6 @@ what is compared is the file and not what a runtime makes of it.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.errors import BrokenPromise, UsageError
-from edgeprune.graph import flatten_outputs
+from edgeprune.graph import copied, flatten_outputs
 from edgeprune.profiles import RuntimeOptions, Target, Threads
 from edgeprune.runtimes import RUNTIMES
 from edgeprune.runtimes.jobs import read_outputs, write_job
@@ -30,7 +29,9 @@ Array = npt.NDArray[Any]
 TOLERANCE = 1e-4
 """Largest difference allowed, relative to the largest output."""
 
-REFERENCE = Target(name="reference", runtime=RuntimeOptions(optimization="disabled"), threads=Threads(intra=1))
+REFERENCE = Target(
+    name="reference", runtime=RuntimeOptions(optimization="disabled"), threads=Threads(intra=1)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +56,15 @@ def torch_outputs(module: nn.Module, samples: Sequence[Array], batch: int) -> tu
         batch: samples a run.
     """
     try:
-        return _outputs(copy.deepcopy(module).double(), samples, batch, torch.float64)
+        return _outputs(copied(module).double(), samples, batch, torch.float64)
     except RuntimeError as error:
         logger.info("the model does not run in float64 (%s); float32 is the reference", error)
         return _outputs(module, samples, batch, torch.float32)
 
 
-def _outputs(module: nn.Module, samples: Sequence[Array], batch: int, dtype: torch.dtype) -> tuple[Array, ...]:
+def _outputs(
+    module: nn.Module, samples: Sequence[Array], batch: int, dtype: torch.dtype
+) -> tuple[Array, ...]:
     parts: list[tuple[Tensor, ...]] = []
     count = len(samples[0])
     with torch.no_grad():
@@ -104,7 +107,9 @@ def compare(expected: Sequence[Array], found: Sequence[Array]) -> Parity:
     return Parity(difference, scale, len(expected[0]) if expected else 0)
 
 
-def checked(model: Path, expected: Sequence[Array], samples: Sequence[Array], work: Path, what: str) -> Parity:
+def checked(
+    model: Path, expected: Sequence[Array], samples: Sequence[Array], work: Path, what: str
+) -> Parity:
     """Run a file and hold it against what it should compute.
 
     Raises:
@@ -114,9 +119,9 @@ def checked(model: Path, expected: Sequence[Array], samples: Sequence[Array], wo
     parity = compare(expected, file_outputs(model, samples, work))
     if not parity.holds:
         raise BrokenPromise(
-            f"export: the {what} ONNX file {model.name} differs from the torch net by {parity.difference:.3g} on "
-            f"outputs of size {parity.scale:.3g}; the exporter got it wrong. Try another --opset, or report it "
-            "with the model."
+            f"export: the {what} ONNX file {model.name} differs from the torch net by "
+            f"{parity.difference:.3g} on outputs of size {parity.scale:.3g}; the exporter got it wrong. Try "
+            "another --opset, or report it with the model."
         )
     return parity
 

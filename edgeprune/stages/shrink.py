@@ -8,7 +8,6 @@ graph is the result, and that is said.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeprune.errors import BrokenPromise, ModelError
-from edgeprune.graph import Alive, Coupling, Graph, Mask, Ref, flatten_outputs
+from edgeprune.graph import Alive, Coupling, Graph, Mask, Ref, copied, flatten_outputs
 from edgeprune.ops import family_of, operation_for
 from edgeprune.plan import Cuts, Plan
 
@@ -93,7 +92,7 @@ def restore(model: nn.Module, coupling: Coupling, cuts: Cuts, weights: Mapping[s
     _load(graph, weights, constants)
     module: nn.Module = graph
     if cuts.shrunk == "module":
-        module = copy.deepcopy(model)
+        module = copied(model)
         narrow_module(module, cuts)
         _load(module, weights)
     kind: Literal["module", "graph"] = "module" if cuts.shrunk == "module" else "graph"
@@ -107,7 +106,9 @@ def _load(module: nn.Module, weights: Mapping[str, Tensor], constants: frozenset
         constants: what the code itself holds (buffers that are not saved, tensors written into the
             forward); it is taken from the given weights only where they have it.
     """
-    own = {name: value for name, value in module.state_dict().items() if name in weights or name not in constants}
+    own = {
+        name: value for name, value in module.state_dict().items() if name in weights or name not in constants
+    }
     for name, value in own.items():
         if name not in weights or weights[name].shape != value.shape:
             found = f"has shape {tuple(weights[name].shape)}" if name in weights else "is missing"
@@ -129,7 +130,7 @@ def _in_double(
         try:
             masked = coupling.graph.run_masked([cast(x) for x in inputs], masks, weights)
             with torch.no_grad():
-                outputs = flatten_outputs(copy.deepcopy(graph).to(dtype)(*[cast(x) for x in inputs]))
+                outputs = flatten_outputs(copied(graph).to(dtype)(*[cast(x) for x in inputs]))
         except RuntimeError:
             if dtype is torch.float32:
                 raise
@@ -152,7 +153,9 @@ def reading_masks(coupling: Coupling, alive: Alive) -> dict[str, list[Mask]]:
 
 
 def _difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> tuple[float, float]:
-    difference = max((float((a - b).abs().max()) for a, b in zip(first, second, strict=True) if a.numel()), default=0.0)
+    difference = max(
+        (float((a - b).abs().max()) for a, b in zip(first, second, strict=True) if a.numel()), default=0.0
+    )
     scale = max((float(a.abs().max()) for a in first if a.numel()), default=0.0)
     return difference, scale
 
@@ -169,7 +172,7 @@ def _check(what: str, difference: float, scale: float, dtype: torch.dtype) -> No
 
 def narrow_graph(graph: Graph, alive: Alive, weights: Mapping[str, Tensor]) -> fx.GraphModule:
     """A copy of the graph with narrowed weights and rewritten sizes."""
-    module = copy.deepcopy(graph.module)
+    module = copied(graph.module)
     for node in graph.nodes.values():
         if node.operation == "weight":
             value = weights.get(node.target, graph.weights[node.target])
@@ -235,12 +238,12 @@ def _narrowed_module(
     expected: Sequence[Tensor],
 ) -> tuple[nn.Module | None, str]:
     """The user's module narrowed, or None and the reason."""
-    module = copy.deepcopy(model)
+    module = copied(model)
     try:
         fill(module, weights)
         narrow_module(module, cuts)
         dtype = expected[0].dtype
-        probe = copy.deepcopy(module).to(dtype)
+        probe = copied(module).to(dtype)
         with torch.no_grad():
             outputs = flatten_outputs(probe(*[x.to(dtype) if x.is_floating_point() else x for x in inputs]))
         agree = [a.shape == b.shape for a, b in zip(outputs, expected, strict=True)]
@@ -256,7 +259,10 @@ def _narrowed_module(
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy full-size weights into a module, by qualified name."""
-    own = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers(remove_duplicate=False))}
+    own = {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
     with torch.no_grad():
         for name, value in weights.items():
             if name in own:
@@ -272,7 +278,10 @@ def narrow_module(module: nn.Module, cuts: Cuts) -> None:
         ModelError: the plan speaks of weights that the module does not have, or of other sizes.
     """
     made: dict[int, Any] = {}
-    own = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers(remove_duplicate=False))}
+    own = {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
     by_identity = {id(own[name]): axes for name, axes in cuts.weights.items() if name in own}
     missing = [name for name in cuts.weights if name not in own]
     if missing:

@@ -48,7 +48,9 @@ def simplify(source: Path, target: Path, limit_s: float, unchanged: str = "") ->
     if unchanged:
         return _unchanged(source, target, unchanged)
     if source.with_name(source.name + ".data").exists() or source.stat().st_size > LARGEST_BYTES:
-        return _unchanged(source, target, "its weights lie in a second file, which the simplifier does not take")
+        return _unchanged(
+            source, target, "its weights lie in a second file, which the simplifier does not take"
+        )
     with atomic(target) as temporary:
         reason = _run(source, temporary, limit_s)
         if reason:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from edgeprune.errors import ModelError, UnsupportedModel
-from edgeprune.graph import Graph, Node, Ref
+from edgeprune.graph import Graph, Node, Ref, copied
 
 logger = logging.getLogger(__name__)
 
@@ -63,26 +62,29 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[ExportedProgr
     """Export with a symbolic batch axis if possible, else with the sizes as they are."""
     lead = inputs[0].shape[0] if inputs and inputs[0].dim() else 0
     if lead:
-        widened = tuple(
-            torch.cat([x, x]) if x.dim() and x.shape[0] == lead == 1 else x for x in inputs
-        )
+        widened = tuple(torch.cat([x, x]) if x.dim() and x.shape[0] == lead == 1 else x for x in inputs)
         spec = tuple({0: Dim.AUTO} if x.dim() and x.shape[0] == max(lead, 2) else None for x in widened)
         try:
-            program = torch.export.export(copy.deepcopy(model), widened, dynamic_shapes=spec, strict=False)
+            program = torch.export.export(copied(model), widened, dynamic_shapes=spec, strict=False)
         except Exception as error:  # torch.export raises many kinds; the second try tells
             logger.info("no free batch size: %s", _first_line(error))
         else:
             first = next(n for n in program.graph.nodes if n.name in program.graph_signature.user_inputs)
-            if isinstance(first.meta["val"].shape[0], torch.SymInt):
+            if _is_free(first.meta["val"].shape[0]):
                 return program, True
     try:
-        return torch.export.export(copy.deepcopy(model), inputs, strict=False), False
+        return torch.export.export(copied(model), inputs, strict=False), False
     except Exception as error:
         raise UnsupportedModel(
             f"torch.export cannot capture the model: {_first_line(error)}. What cannot be captured "
             "cannot be exported to ONNX either; rewrite control flow that depends on the data "
             "(torch.where, torch.cond) or pass a submodule without it."
         ) from error
+
+
+def _is_free(size: int | torch.SymInt) -> bool:
+    """Whether a size is symbolic and the model has not settled it to one number."""
+    return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
 
 
 def _first_line(error: BaseException) -> str:
@@ -93,8 +95,7 @@ def _first_line(error: BaseException) -> str:
 def _is_guard(node: fx.Node) -> bool:
     """Checks that torch.export adds about its inputs; they compute nothing."""
     return (node.op == "call_module" and "guard" in str(node.target)) or (
-        node.op == "call_function"
-        and ("_assert" in str(node.target) or "sym_constrain" in str(node.target))
+        node.op == "call_function" and ("_assert" in str(node.target) or "sym_constrain" in str(node.target))
     )
 
 
@@ -150,7 +151,9 @@ def _node(node: fx.Node, module: fx.GraphModule) -> Node:
     value = node.meta.get("val")
     if node.op == "get_attr" and value is None:
         value = _attribute(module, str(node.target))
-    shape, shapes, floating = None, (), True
+    shape: tuple[int, ...] | None = None
+    shapes: tuple[tuple[int, ...], ...] = ()
+    floating = True
     if isinstance(value, Tensor):
         shape, floating = _sizes(value), value.dtype.is_floating_point
     elif isinstance(value, tuple | list):
