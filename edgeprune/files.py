@@ -35,8 +35,8 @@ def atomic(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
+        temporary.chmod(0o644)
         temporary.replace(path)
-        path.chmod(0o644)
     except OSError as error:
         raise StorageError(
             f"{path}: cannot be written ({error.strerror or error}); nothing was left behind. "

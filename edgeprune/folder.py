@@ -5,12 +5,13 @@ Layout (a public format, see `docs/run-folder.md`):
     run.json  original.onnx  pruned.onnx  pruned.safetensors  plan.json  report.html  logs/
 
 `run.json` is written after every stage; the stages that are finished are the keys of its
-`seconds`. A run may be resumed when its *key* is the same: a digest of the model's weights, the
+`seconds`. A run may be resumed when its *key* is the same: digests of the model's weights, the
 settings, the calibration set and the versions of the tools.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -86,12 +87,15 @@ class RunFolder:
 
 
 @contextmanager
-def claim(path: Path, run: Run, key: str | None, *, overwrite: bool = False) -> Iterator[RunFolder]:
+def claim(
+    path: Path, run: Run, key: Mapping[str, str] | None, *, overwrite: bool = False
+) -> Iterator[RunFolder]:
     """Open a folder for a run, alone.
 
     Args:
         run: the record to begin with, if the folder holds none that can be resumed.
-        key: of this run; see `key_of`. None takes up the run that lies there, whatever its key.
+        key: digests of all that decides what the run gives, by name. None takes up the run that
+            lies there, whatever its key.
         overwrite: start anew even where a run lies already.
 
     Raises:
@@ -111,30 +115,52 @@ def claim(path: Path, run: Run, key: str | None, *, overwrite: bool = False) -> 
         previous = _key(mark)
         if key is None and previous is None:
             raise UsageError(f"{path}: there is no run here; make one with `edgeprune run`.")
-        if previous is not None and key is not None and previous != key and not overwrite:
+        found = _resumable(path) if previous is not None else None
+        if found is not None and found.seconds and key is not None and previous != key and not overwrite:
             raise UsageError(
-                f"-o {path}: holds a run of another model, other settings or other versions; name a new "
+                f"-o {path}: holds a run that differs in {_differing(previous or {}, key)}; name a new "
                 "folder, or give --overwrite to replace it."
             )
-        resumed = None if overwrite or previous is None else _resumable(path)
+        resumed = None if overwrite or (key is not None and previous != key) else found
         if resumed is None:
             _clear(path)
             resumed = run
         if key is not None:
-            write_text(mark, json.dumps({"key": key}) + "\n")
+            write_text(mark, json.dumps({"key": dict(key)}) + "\n")
         folder = RunFolder(path, resumed)
         if resumed.seconds:
             logger.info("resumed behind: %s", ", ".join(resumed.seconds))
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            if not folder.run.seconds:
+                _undo(path)  # nothing was finished, so nothing is left behind
+            raise
 
 
-def _key(mark: Path) -> str | None:
+def _undo(path: Path) -> None:
+    _clear(path)
+    (path / MARK).unlink(missing_ok=True)
+    (path / ".lock").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        path.rmdir()
+
+
+def _key(mark: Path) -> dict[str, str] | None:
+    """The key that a folder was claimed with; empty if it is damaged, None if there is none."""
     try:
-        return str(json.loads(mark.read_text(encoding="utf-8"))["key"])
+        found = json.loads(mark.read_text(encoding="utf-8"))["key"]
+        return {str(name): str(digest) for name, digest in found.items()}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _differing(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    names = [name for name in now if before.get(name) != now[name]]
+    hint = " (random ones? give --weights, or seed the factory)" if "the model's weights" in names else ""
+    return " and ".join(names) + hint
 
 
 def _resumable(path: Path) -> Run | None:

@@ -37,7 +37,7 @@ Kept = tuple[Tensor | None, ...]
 
 
 def restrict(tensor: Tensor, kept: Kept) -> Tensor:
-    """The part of `tensor` that is left; axes are aligned from the right, broadcast axes stay."""
+    """The part of `tensor` that is left; axes are aligned from the right, axes of one stay."""
     offset = len(kept) - tensor.dim()
     for k, index in enumerate(kept):
         if index is not None and k >= offset and tensor.shape[k - offset] != 1:
@@ -196,8 +196,7 @@ class Affine:
 
     Attributes:
         bias: broadcasts to z, aligned from the right.
-        weight_error: elementwise bound on how far `weight` is from the exact one, where it was
-            computed (folding, subtraction) rather than given.
+        weight_error: how far `weight` can be from the exact one, elementwise (0 where given).
         bias_error: the same for the bias.
     """
 
@@ -294,8 +293,8 @@ class Structural:
     Attributes:
         apply: sources to z; monotone in every element.
         linear: the same with its constants (the value of a padding) at zero.
-        terms: elements summed into one of z; 0 where they are only moved, each at most once for
-            as long as z has no more elements than the source.
+        terms: elements summed into one of z; 0 where they are moved only (and none is repeated
+            unless z has more elements than the source).
     """
 
     apply: Callable[[Sequence[Tensor]], Tensor]
@@ -371,8 +370,8 @@ class Scene:
     """What an operation sees when it says which form it is.
 
     Attributes:
-        constants: values (float64) of the nodes that do not depend on the inputs, by name.
-        shapes: sizes of every node's tensor, for a batch of one, by name.
+        constants: by name, values (float64) of the nodes that do not depend on the inputs.
+        shapes: by name, sizes of every node's tensor for a batch of one.
         parts: the same for each tensor of a node that returns several.
     """
 

@@ -12,6 +12,7 @@ from edgeprune.config import Resolved
 from edgeprune.errors import ModelError
 from edgeprune.files import write_bytes
 from edgeprune.folder import RunFolder, claim
+from edgeprune.graph import Coupling
 from edgeprune.models import Loaded
 from edgeprune.preparation import Line, digest_of, empty_run, prepare
 from edgeprune.progress import Progress, silent
@@ -45,9 +46,10 @@ def run(
         EdgepruneError: see `edgeprune.errors`; what was finished stays for the next try.
     """
     line, about = prepare(loaded, resolved.settings), environment.describe(resolved.settings.seed)
+    coupling = couple(trace(loaded.module, line.inputs), line.settings.exclude)
     key = digest_of(line, resolved, about)
     with claim(output, empty_run(line, resolved, about), key, overwrite=overwrite) as folder:
-        return _walk(line, folder, until, progress)
+        return _walk(line, coupling, folder, until, progress)
 
 
 def again(
@@ -60,28 +62,28 @@ def again(
         EdgepruneError: see `run`.
     """
     line, about = prepare(loaded, resolved.settings), environment.describe(resolved.settings.seed)
+    coupling = couple(trace(loaded.module, line.inputs), line.settings.exclude)
     with claim(output, empty_run(line, resolved, about), None) as folder:
         if folder.run.model.weights_sha256 != loaded.weights_sha256:
             raise ModelError(
-                f"{output}: was made from other weights ({folder.run.model.weights_sha256[:12]}…) than "
-                f"the model has now ({loaded.weights_sha256[:12]}…); give the same --weights, or make the run again."
+                f"{output}: was made from other weights ({folder.run.model.weights_sha256[:12]}…) "
+                f"than the model has now ({loaded.weights_sha256[:12]}…); give the same --weights, or make "
+                "the run again."
             )
         folder.forget(stages)
-        return _walk(line, folder, "", progress)
+        return _walk(line, coupling, folder, "", progress)
 
 
-def _walk(line: Line, folder: RunFolder, until: str, progress: Progress) -> Run:
-    """The line itself."""
+def _walk(line: Line, coupling: Coupling, folder: RunFolder, until: str, progress: Progress) -> Run:
+    """The line itself, behind tracing and coupling."""
     model, settings = line.loaded.module, line.settings
-    graph = trace(model, line.inputs)
-    coupling = couple(graph, settings.exclude)
     shrunk = shrink_step(line, coupling, folder, progress)
     if until == "shrink":
         return folder.run
     export_step(line, model, "original", folder, progress)
     parity = export_step(line, shrunk.module, "pruned", folder, progress)
     reference, pruned = (
-        torch_outputs(net, line.holdout, graph.batch or 64) for net in (model, shrunk.module)
+        torch_outputs(net, line.holdout, coupling.graph.batch or 64) for net in (model, shrunk.module)
     )
     measured = [validate_step(line, target, reference, folder, progress) for target in line.targets]
     certified = certify_step(line, coupling, shrunk, reference, pruned, measured, folder, progress)

@@ -169,16 +169,19 @@ def _tensor(name: str, value: Tensor) -> TensorRecord:
     return TensorRecord(name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
 
 
-def digest_of(line: Line, resolved: Resolved, about: Environment) -> str:
-    """The digest of all that decides what this run gives."""
-    return key_of(
-        {
-            "weights": line.loaded.weights_sha256,
-            "settings": to_json(resolved.settings),
-            "targets": to_json(line.targets),
-            "calibration": line.calibration_sha256,
-            "inputs": [list(x.shape) for x in line.inputs],
-            "holdout": len(line.holdout[0]),
-            "environment": to_json(about),
-        }
-    )
+def digest_of(line: Line, resolved: Resolved, about: Environment) -> dict[str, str]:
+    """Digests of all that decides what this run gives, by name."""
+    settings = to_json(resolved.settings)
+    return {
+        "the model's weights": line.loaded.weights_sha256,
+        "the settings": key_of({**settings, "weights": None}),
+        "the targets": key_of({"targets": to_json(line.targets)}),
+        "the samples": key_of(
+            {
+                "calibration": line.calibration_sha256,
+                "inputs": [list(x.shape) for x in line.inputs],
+                "holdout": len(line.holdout[0]),
+            }
+        ),
+        "the versions or the machine": key_of(to_json(about)),
+    }

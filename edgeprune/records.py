@@ -373,6 +373,8 @@ def _read(kind: Any, content: Any) -> Any:
         if content not in arguments:
             raise ValueError(f"'{content}' is none of {', '.join(map(str, arguments))}")
         return content
+    if origin in (tuple, dict) and not isinstance(content, list if origin is tuple else dict):
+        raise TypeError(f"expected {'a list' if origin is tuple else 'an object'}, found {content!r}")
     if origin is tuple:
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return tuple(_read(arguments[0], item) for item in content)
@@ -387,8 +389,12 @@ def _read(kind: Any, content: Any) -> Any:
         hints = typing.get_type_hints(kind)
         known = {f.name for f in dataclasses.fields(kind)}
         return kind(**{k: _read(hints[k], v) for k, v in content.items() if k in known})
-    if kind is float:
+    if kind is float and type(content) in (int, float):
+        if not math.isfinite(content):
+            raise ValueError(f"{content} in a record: only finite numbers are read")
         return float(content)
-    if kind in (int, str, bool) and not isinstance(content, kind):
+    if kind is int and isinstance(content, bool):
+        raise TypeError(f"expected int, found {content!r}")
+    if kind in (int, float, str, bool) and not isinstance(content, kind):
         raise TypeError(f"expected {kind.__name__}, found {content!r}")
     return content

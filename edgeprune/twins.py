@@ -51,7 +51,7 @@ def twins_of(graph: Graph, narrowed: fx.GraphModule, alive: Alive, inputs: Seque
     Raises:
         UnsupportedOperation: an operation on the way from the inputs fits no form; named.
     """
-    moving = _moving(graph)
+    moving = _moving(graph) & _needed(graph)
     first = _scene(_all_values(graph.module, inputs), moving)
     second = _scene(_all_values(narrowed, inputs), moving)
     twins: dict[str, Twin] = {}
@@ -69,7 +69,7 @@ def twins_of(graph: Graph, narrowed: fx.GraphModule, alive: Alive, inputs: Seque
             )
             continue
         if node.operation == "getitem":
-            f, g = parts[node["input"].name][node["index"]]
+            f, g = _part(node, parts)
         else:
             made, other = _forms(node, alive, first, second)
             if not isinstance(made, Application):
@@ -90,6 +90,17 @@ def twins_of(graph: Graph, narrowed: fx.GraphModule, alive: Alive, inputs: Seque
     )
 
 
+def _part(
+    node: Node, parts: Mapping[str, tuple[tuple[Application, Application], ...]]
+) -> tuple[Application, Application]:
+    found = parts.get(node["input"].name, ())
+    if not node["index"] < len(found):
+        raise UnsupportedOperation(
+            f"{node.where}: this part of what {node['input'].name} returns fits no form"
+        )
+    return found[node["index"]]
+
+
 def _forms(
     node: Node, alive: Alive, first: Scene, second: Scene
 ) -> tuple[Application | tuple[Application, ...], Application | tuple[Application, ...]]:
@@ -98,6 +109,15 @@ def _forms(
         raise UnsupportedOperation(f"{node.where}: there is no rule for {node.target}")
     narrowed = replace(node, arguments={**node.arguments, **rule.narrow(node, alive)})
     return rule.form(node, first), rule.form(narrowed, second)
+
+
+def _needed(graph: Graph) -> frozenset[str]:
+    """Names of the nodes that the outputs depend on, and of the inputs."""
+    found = {*graph.outputs, *graph.inputs}
+    for node in reversed(list(graph.nodes.values())):
+        if node.name in found:
+            found.update(node.sources())
+    return frozenset(found)
 
 
 def _moving(graph: Graph) -> frozenset[str]:

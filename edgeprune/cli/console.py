@@ -25,6 +25,7 @@ def set_up_logging(verbose: bool, quiet: bool) -> None:
     logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
     logging.getLogger("edgeprune").setLevel(level)
     if not verbose:
+        logging.getLogger("torch").setLevel(logging.CRITICAL)
         warnings.simplefilter("ignore")
 
 

@@ -118,7 +118,8 @@ def _largest_response(evidence: Evidence, k: int) -> Floats:
         )
     if radius is None:
         raise UnsupportedModel(
-            f"{evidence.name}: with {activation} the sensitivities need a bound on the norm of "
-            "what the layer hears, and none is known; give the inputs a bounded domain (--domain), or use --method gram."
+            f"{evidence.name}: with {activation} the sensitivities need a bound on the norm of what "
+            "the layer hears, and none is known; give the inputs a bounded domain (--domain), or use "
+            "--method gram."
         )
     return ADMISSIBLE[activation](math.sqrt(radius**2 + 1) * norms)

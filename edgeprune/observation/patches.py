@@ -1,4 +1,10 @@
-"""A reader as a matrix: what it multiplies its weights with, and the least-squares refit of them."""
+"""A reader as a matrix: what it multiplies its weights with, and the least-squares refit of them.
+
+What a reader computes often reaches further nodes unbent: through a batch norm, and into the sum of
+a residual stream. There all errors of the branches that were pruned before meet, and there the refit
+measures what is missing. A ResNet-20 on MNIST at half and at a quarter of its channels, 500 samples, has
+1.3 and 3.4 % test error with that; 2.1 and 12 % when each reader is held against its own output alone.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +21,9 @@ from edgeprune.observation.moments import ROWS, batches, part
 
 LARGEST = 4608
 """Most unknowns (kept channels × taps) for which the normal equations are formed."""
+
+FAINT = 1e-3
+"""An output whose scale is below this share of the largest is not refitted: it is hardly heard."""
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -37,13 +46,61 @@ def shift_site(graph: Graph, reader: Reader) -> Site | None:
     bias = graph.weight_of(node.get("bias"))
     if bias is not None:
         return Site(bias, 1) if _read_once(graph, node["bias"]) else None
-    users = graph.users(node.name)
-    if node.get("bias") is None and len(users) == 1 and users[0].operation == "batch_norm":
-        mean = users[0].get("running_mean")
+    norm = _norm_after(graph, node.name)
+    if node.get("bias") is None and norm is not None:
+        mean = norm.get("running_mean")
         name = graph.weight_of(mean)
         if name is not None and _read_once(graph, mean):
             return Site(name, -1)
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """The last node that a reader's output reaches unbent: itself, or behind norms and sums.
+
+    Attributes:
+        scale: (outputs,) float64, what a change of each output by one changes there.
+    """
+
+    node: str
+    scale: Tensor
+
+
+def landing(graph: Graph, reader: Reader, weights: Mapping[str, Tensor]) -> Landing:
+    """Follow the only user of each node through batch norms (as constants) and sums of equal shapes."""
+    assert reader.weight is not None
+    node, scale = graph.nodes[reader.node], torch.ones(weights[reader.weight].shape[0], dtype=torch.float64)
+    while True:
+        norm = _norm_after(graph, node.name)
+        if norm is not None:
+            scale, node = scale * _norm_scale(graph, norm, weights), norm
+            continue
+        users = graph.users(node.name)
+        if len(users) != 1 or users[0].operation != "add" or users[0].shape != node.shape:
+            return Landing(node.name, scale)
+        if users[0].sources().count(node.name) != 1 or users[0].get("alpha", 1) != 1:
+            return Landing(node.name, scale)
+        node = users[0]
+
+
+def _norm_after(graph: Graph, name: str) -> Node | None:
+    """The batch norm that alone reads a node, channel by channel of the node's outputs."""
+    users = graph.users(name)
+    if len(users) != 1 or users[0].operation != "batch_norm" or users[0].get("training"):
+        return None
+    shape, linear = graph.nodes[name].shape, graph.nodes[name].operation == "linear"
+    if shape is None or (linear and len(shape) != 2):
+        return None  # the norm's channels are not the outputs
+    return users[0] if graph.weight_of(users[0].get("running_var")) is not None else None
+
+
+def _norm_scale(graph: Graph, norm: Node, weights: Mapping[str, Tensor]) -> Tensor:
+    """γ/√(σ² + ε), float64."""
+    spread = weights[str(graph.weight_of(norm["running_var"]))].double()
+    factor = graph.weight_of(norm.get("weight"))
+    numerator = torch.ones_like(spread) if factor is None else weights[factor].double()
+    return numerator / torch.sqrt(spread + float(norm["eps"]))
 
 
 def _read_once(graph: Graph, ref: Ref) -> bool:
@@ -137,18 +194,22 @@ def refit(
     graph: Graph,
     reader: Reader,
     channels: Ints,
+    outputs: Ints,
     weights: Mapping[str, Tensor],
     samples: Sequence[Tensor],
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """New weights for a reader, so that it computes from `channels` what the original net computes.
+    """New weights for a reader, so that the net computes from `channels` what the original computes.
 
-    Ridge regression of the original's output on what the reader hears in the net with the present
-    weights, regularised towards those weights. The strength is chosen on the half of the samples
-    that was not fitted on, and the fit is kept only if it helps there.
+    Let R be the original's value minus the present one where the reader's output lands, s the scale
+    with which each output lands there, and U what the reader hears in the net with the present
+    weights. The change D of the weights solves the ridge regression R ≈ U D diag(s), so it also makes
+    up for what other branches of the same sum have lost. The strength of the ridge is chosen on the
+    half of the samples that was not fitted on, and the fit is kept only if it helps there.
 
     Args:
         channels: indices of the data's channels that are left.
+        outputs: indices of the reader's outputs that are left; the others stay as they are.
         weights: current weights, at original sizes.
 
     Returns:
@@ -161,24 +222,28 @@ def refit(
     unknowns = len(channels) * int(torch.tensor(taps).prod()) if taps else len(channels)
     if not _refittable(node) or unknowns > LARGEST:
         return {}
-    site = shift_site(graph, reader)
-    halves = [NormalEquations.of(unknowns + (site is not None), weight.shape[0]) for _ in range(2)]
+    site, end = shift_site(graph, reader), landing(graph, reader, weights)
+    loud = end.scale[torch.from_numpy(outputs)].abs()
+    fitted = torch.from_numpy(outputs)[loud > FAINT * loud.max()]
+    halves = [NormalEquations.of(unknowns + (site is not None), len(fitted)) for _ in range(2)]
     present = weight.index_select(1, torch.from_numpy(channels)).flatten(1).double()
     limit = max(1, ROWS * 64 // max(len(samples[0]), 1))
-    wanted = frozenset({reader.data, reader.node})
+    wanted = frozenset({reader.data, end.node})
     for k, batch in enumerate(_split(batches(graph, samples))):
         heard = graph.values(batch, weights, wanted)
-        target = graph.values(batch, {}, frozenset({reader.node}))[reader.node]
+        target = graph.values(batch, {}, frozenset({end.node}))[end.node]
         rows = patches(node, taps, heard[reader.data], channels)
-        rest = responses(node, target) - responses(node, heard[reader.node])
+        rest = responses(node, target - heard[end.node])[:, fitted]
         chosen = part(torch.arange(len(rows)), limit, generator)
         picked = rows[chosen].double()
         if site is not None:
             picked = torch.cat([picked, torch.ones(len(picked), 1, dtype=torch.float64)], dim=1)
         halves[k % 2].add(picked, rest[chosen].double())
-    change = _best(halves)
-    if change is None:
+    landed = _best(halves)
+    if landed is None:
         return {}
+    change = torch.zeros(len(landed), weight.shape[0], dtype=torch.float64)
+    change[:, fitted] = landed / end.scale[fitted]
     return _written(weights, reader, channels, present, change, site)
 
 

@@ -107,8 +107,10 @@ def rounded(size: int, share: float, multiple: int) -> int:
     """The multiple nearest to share·size, at least one multiple and at most `size`.
 
     A group that is no wider than one multiple gains nothing from losing a part of it, so it
-    stays whole unless the multiple is 1.
+    stays whole unless the multiple is 1; and whoever asks for all of it gets all of it.
     """
+    if share >= 1.0:
+        return size
     if multiple <= 1:
         return min(size, max(1, round(share * size)))
     steps = max(1, round(share * size / multiple))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -65,7 +67,8 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[ExportedProgr
         widened = tuple(torch.cat([x, x]) if x.dim() and x.shape[0] == lead == 1 else x for x in inputs)
         spec = tuple({0: Dim.AUTO} if x.dim() and x.shape[0] == max(lead, 2) else None for x in widened)
         try:
-            program = torch.export.export(copied(model), widened, dynamic_shapes=spec, strict=False)
+            with _silence():
+                program = torch.export.export(copied(model), widened, dynamic_shapes=spec, strict=False)
         except Exception as error:  # torch.export raises many kinds; the second try tells
             logger.info("no free batch size: %s", _first_line(error))
         else:
@@ -73,7 +76,8 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[ExportedProgr
             if _is_free(first.meta["val"].shape[0]):
                 return program, True
     try:
-        return torch.export.export(copied(model), inputs, strict=False), False
+        with _silence():
+            return torch.export.export(copied(model), inputs, strict=False), False
     except Exception as error:
         raise UnsupportedModel(
             f"torch.export cannot capture the model: {_first_line(error)}. What cannot be captured "
@@ -85,6 +89,18 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[ExportedProgr
 def _is_free(size: int | torch.SymInt) -> bool:
     """Whether a size is symbolic and the model has not settled it to one number."""
     return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Swallow what torch.export prints and logs when it fails; the error says it in one line."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from edgeprune.bounds import statistical
+from edgeprune.errors import BoundViolated, UsageError
+
+
+@pytest.mark.parametrize(
+    ("share", "delta", "n"),
+    [
+        (0.95, 0.05, 59),
+        (0.99, 0.05, 299),
+        (0.99, 0.01, 459),
+        (0.999, 0.05, 2995),
+        (0.9999, 0.05, 29956),
+        (0.5, 0.5, 1),
+    ],
+)
+def test_known_sample_sizes(share: float, delta: float, n: int) -> None:
+    assert statistical.samples_for_quantile(share, delta) == n
+    errors = np.arange(n, dtype=np.float64)
+    assert statistical.quantile(errors, share, delta).bound == n - 1
+    short = statistical.quantile(errors[:-1], share, delta)
+    assert short.bound is None
+    assert str(n) in short.reason
+
+
+def test_the_rank_is_the_smallest_that_is_valid() -> None:
+    for n, share, delta in [(100, 0.95, 0.05), (500, 0.99, 0.05), (1000, 0.9, 0.01), (797, 0.95, 0.05)]:
+        bound = statistical.quantile(np.arange(1, n + 1), share, delta).bound
+        assert bound is not None
+        k = int(bound)
+        assert stats.binom.cdf(k - 1, n, share) >= 1 - delta
+        assert stats.binom.cdf(k - 2, n, share) < 1 - delta
+
+
+def coverage_limit(delta: float, runs: int) -> float:
+    return delta + 3 * math.sqrt(delta * (1 - delta) / runs)
+
+
+def test_quantile_covers_whatever_the_distribution() -> None:
+    rng = np.random.default_rng(0)
+    runs, n, share, delta = 1500, 120, 0.95, 0.1
+    draws = {
+        "lognormal": (lambda: rng.lognormal(0, 1, n), stats.lognorm(1).ppf(share)),
+        "atoms": (lambda: rng.integers(0, 4, n).astype(float), 3.0),
+        "mostly zero": (lambda: (rng.random(n) < 0.05001) * 1.0, 1.0),
+    }
+    for name, (draw, truth) in draws.items():
+        missed = sum(statistical.quantile(draw(), share, delta).bound < truth for _ in range(runs))
+        assert missed / runs <= coverage_limit(delta, runs), name
+
+
+def test_rate_covers() -> None:
+    rng = np.random.default_rng(1)
+    runs, n, delta = 3000, 80, 0.1
+    for p in (0.01, 0.1, 0.5, 0.95):
+        bounds = {k: statistical.rate(k, n, delta).bound for k in range(n + 1)}
+        missed = np.mean([bounds[int(k)] < p for k in rng.binomial(n, p, runs)])
+        assert missed <= coverage_limit(delta, runs)
+
+
+def test_rate_known_numbers() -> None:
+    assert statistical.rate(0, 300, 0.05).bound == pytest.approx(1 - 0.05 ** (1 / 300))
+    assert statistical.rate(7, 7, 0.05).bound == 1.0
+    assert statistical.rate(0, 0, 0.05).bound is None
+    exact = stats.binomtest(5, 100).proportion_ci(0.9, method="exact").high
+    assert statistical.rate(5, 100, 0.05).bound == pytest.approx(exact)
+
+
+@pytest.mark.parametrize("method", [statistical.mean_bernstein, statistical.mean_betting])
+def test_means_cover(method: object) -> None:
+    rng = np.random.default_rng(2)
+    runs, delta = 400, 0.1
+    for n, draw, mean in [
+        (60, lambda n: rng.beta(1, 9, n), 0.1),
+        (60, lambda n: (rng.random(n) < 0.5) * 1.0, 0.5),
+        (200, lambda n: (rng.random(n) < 0.02) * 1.0, 0.02),
+    ]:
+        missed = np.mean([method(draw(n) * 3, 3.0, delta).bound < 3 * mean for _ in range(runs)])  # type: ignore[operator]
+        assert missed <= coverage_limit(delta, runs)
+
+
+def test_betting_is_the_tightest_and_is_in_range() -> None:
+    e = np.random.default_rng(4).beta(2, 60, 800)
+    betting = statistical.mean_betting(e, 1.0, 0.05).bound
+    bernstein = statistical.mean_bernstein(e, 1.0, 0.05).bound
+    assert betting is not None
+    assert bernstein is not None
+    hoeffding = e.mean() + math.sqrt(math.log(20) / 1600)
+    assert e.mean() < betting < bernstein < hoeffding
+    assert statistical.mean_betting(e[:3], 1.0, 0.05).bound <= 1.0
+    assert statistical.mean_betting(np.ones(50), 1.0, 0.05).bound == 1.0
+    assert statistical.mean_bernstein(e[:1], 1.0, 0.05).bound is None
+
+
+def test_the_betting_inequality_holds_by_enumeration() -> None:
+    """All 2^10 outcomes of ten coins: the probability of a bound below the mean is at most δ."""
+    n, delta = 10, 0.2
+    for p in (0.1, 0.3, 0.6, 0.9):
+        wrong = 0.0
+        for outcome in range(2**n):
+            y = np.array([(outcome >> i) & 1 for i in range(n)], dtype=float)
+            if statistical.mean_betting(y, 1.0, delta).bound < p:
+                wrong += p ** y.sum() * (1 - p) ** (n - y.sum())
+        assert wrong <= delta
+
+
+def test_exceedance_holds_for_all_thresholds_at_once() -> None:
+    rng = np.random.default_rng(5)
+    runs, n, delta = 1500, 100, 0.1
+    width = statistical.band(n, delta)
+    assert width is not None
+    missed = 0
+    for _ in range(runs):
+        u = np.sort(rng.random(n))
+        missed += np.max(np.arange(1, n + 1) / n - u) > width  # sup of Fₙ − F
+    assert missed / runs <= coverage_limit(delta, runs)
+    statement = statistical.exceedance(np.arange(100.0), 89.5, delta)
+    assert statement.bound == pytest.approx(0.1 + width)
+    assert statistical.exceedance(np.zeros(1), 0.0, 0.05).bound is None
+    assert "2 are needed" in statistical.exceedance(np.zeros(1), 0.0, 0.05).reason
+
+
+def test_monotone() -> None:
+    e = np.random.default_rng(6).random(400)
+    by_share = [statistical.quantile(e, share, 0.05).bound for share in (0.5, 0.8, 0.9, 0.95, 0.99)]
+    assert by_share == sorted(by_share)
+    by_delta = [statistical.quantile(e, 0.9, delta).bound for delta in (0.5, 0.1, 0.01, 1e-6)]
+    assert by_delta == sorted(by_delta)
+    by_events = [statistical.rate(k, 100, 0.05).bound for k in range(101)]
+    assert by_events == sorted(by_events)
+    by_n = [statistical.rate(0, n, 0.05).bound for n in (1, 10, 100, 1000)]
+    assert by_n == sorted(by_n, reverse=True)
+    for method in (statistical.mean_bernstein, statistical.mean_betting):
+        worse = [method(np.minimum(1, e + shift), 1.0, 0.05).bound for shift in (0.0, 0.1, 0.2)]
+        assert worse == sorted(worse)
+
+
+def test_what_is_not_finite_is_never_certified() -> None:
+    e = np.ones(59)
+    e[3] = math.nan
+    statement = statistical.quantile(e, 0.95, 0.05)
+    assert statement.bound is None
+    assert "1 of 59" in statement.reason
+    with pytest.raises(BoundViolated):
+        statistical.mean_betting(e, 2.0, 0.05)
+    with pytest.raises(BoundViolated, match=r"1\.5"):
+        statistical.mean_bernstein([0.1, 1.5], 1.0, 0.05)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: statistical.quantile([1.0], 1.0, 0.05),
+        lambda: statistical.quantile([1.0], 0.9, 0.0),
+        lambda: statistical.quantile([[1.0]], 0.9, 0.05),
+        lambda: statistical.rate(3, 2, 0.05),
+        lambda: statistical.band(10, 0.6),
+        lambda: statistical.mean_betting([0.1, 0.2], math.inf, 0.05),
+    ],
+)
+def test_impossible_questions_are_refused(call: object) -> None:
+    with pytest.raises(UsageError):
+        call()  # type: ignore[operator]
