@@ -42,7 +42,8 @@ def read_table(kind: type[TableT], content: Any, where: str) -> TableT:
 
     Args:
         kind: a dataclass of text, numbers, booleans, literals, tuples, `dict[str, str]`
-            (numbers and booleans become text) and further dataclasses. Its `__post_init__`
+            (numbers and booleans become text; `dict[str, str | tuple[str, ...]]` takes lists of
+            them too) and further dataclasses. Its `__post_init__`
             may raise ValueError for a value out of range.
         content: the table.
         where: file and table, the beginning of every message.
@@ -80,7 +81,8 @@ def _value(kind: Any, content: Any, where: str) -> Any:
     elif origin is tuple and isinstance(content, list):
         return tuple(_value(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(content))
     elif origin is dict and isinstance(content, dict):
-        return {key: _as_text(item, f"{where}.{key}") for key, item in content.items()}
+        lists = arguments[1] is not str
+        return {key: _of_dict(item, lists, f"{where}.{key}") for key, item in content.items()}
     elif _fits(kind, content):
         return float(content) if kind is float else content
     raise ConfigError(f"{where}: expected {_expected(kind)}, found {_found(content)}.")
@@ -90,11 +92,20 @@ def _fits(kind: Any, content: Any) -> bool:
     """Whether a TOML value is of a plain type; true is not 1, and an integer is a number."""
     if dataclasses.is_dataclass(kind):
         return isinstance(content, dict)
+    if typing.get_origin(kind) is tuple:
+        return isinstance(content, list)
     if typing.get_origin(kind) is Literal:
         return any(type(content) is type(a) and content == a for a in typing.get_args(kind))
     if kind is float:
         return type(content) in (int, float) and math.isfinite(content)
     return type(content) is kind
+
+
+def _of_dict(content: Any, lists: bool, where: str) -> str | tuple[str, ...]:
+    """A value of an open table: text, or where `lists` are allowed a list of text."""
+    if lists and isinstance(content, list):
+        return tuple(_as_text(item, f"{where}[{i}]") for i, item in enumerate(content))
+    return _as_text(content, where)
 
 
 def _as_text(content: Any, where: str) -> str:

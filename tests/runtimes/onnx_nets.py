@@ -70,3 +70,27 @@ def target(**tables: Any) -> Target:
         "measure": measure | tables.get("measure", {}),
     }
     return read_table(Target, content, "here")
+
+
+def conv_net(path: Path, *, seed: int = 0, channels: int = 16) -> Path:
+    """Conv, ReLU, depthwise conv, ReLU, mean over the picture, linear: x float32 (n, 3, 16, 16), y (n, 4)."""
+    generator = np.random.default_rng(seed)
+
+    def weight(*shape: int) -> np.ndarray:
+        return (generator.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+
+    weights = {
+        "a": weight(channels, 3, 3, 3),
+        "b": weight(channels, 1, 3, 3),
+        "c": weight(channels, 4),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["h1"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["h1"], ["h2"]),
+        helper.make_node("Conv", ["h2", "b"], ["h3"], pads=[1, 1, 1, 1], group=channels),
+        helper.make_node("Relu", ["h3"], ["h4"]),
+        helper.make_node("GlobalAveragePool", ["h4"], ["h5"]),
+        helper.make_node("Flatten", ["h5"], ["h6"]),
+        helper.make_node("MatMul", ["h6", "c"], ["y"]),
+    ]
+    return save(path, nodes, [("x", TensorProto.FLOAT, ["n", 3, 16, 16])], ["n", 4], weights)

@@ -21,6 +21,7 @@ from edgeprune.profiles import find_target
 from edgeprune.runtimes import RUNTIMES, jobs, local, probe
 from edgeprune.runtimes.jobs import OutputsAnswer, read_outputs, read_pairs, write_job
 from edgeprune.runtimes.local import Local
+from edgeprune.runtimes.shipping import write_agent
 
 
 def run_outputs(folder: Path, model: Path, *inputs: np.ndarray, where=None) -> OutputsAnswer:
@@ -33,7 +34,7 @@ def agent_of(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
     """Put another program in the agent's place."""
     script = folder / "agent.py"
     script.write_text(code, encoding="utf-8")
-    monkeypatch.setattr(local, "AGENT", script)
+    monkeypatch.setattr(local, "write_agent", lambda _: script)
 
 
 # ------------------------------------------------------------------------------------ outputs
@@ -223,7 +224,7 @@ def test_a_missing_onnxruntime_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     wrapper = (
         "import runpy, sys\n"
         "sys.modules['onnxruntime'] = None\n"
-        f"runpy.run_path({str(local.AGENT)!r}, run_name='__main__')\n"
+        f"runpy.run_path({str(write_agent(tmp_path))!r}, run_name='__main__')\n"
     )
     agent_of(monkeypatch, tmp_path, wrapper)
     with pytest.raises(

@@ -142,7 +142,7 @@ def test_a_corrupt_model_is_not_reached(tmp_path: Path) -> None:
 def test_an_endless_target_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "agent.py"
     script.write_text("import time\ntime.sleep(600)\n", encoding="utf-8")
-    monkeypatch.setattr(local, "AGENT", script)
+    monkeypatch.setattr(local, "write_agent", lambda _: script)
     validation = run(tmp_path, here(limit_s=0.5)).validation
     assert not validation.reached
     assert "did not finish within 0.5 s" in validation.reason
