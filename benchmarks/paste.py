@@ -1,0 +1,76 @@
+"""Paste the tables of benchmarks/results into the documents, between their markers.
+
+    python -m benchmarks.paste [--check]
+
+In README.md, docs/*.md and benchmarks/README.md, what stands between `<!-- table: lenet -->` and
+`<!-- end -->` is replaced by the table of benchmarks/results/lenet.json, with the machine and the versions it
+was measured with. `--check` writes nothing and exits with 1 if a document is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.harness import RESULTS, Layout, by_figure, by_size, load
+from edgeprune.errors import UsageError
+from edgeprune.files import write_text
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYOUTS: Mapping[str, Layout] = {"lenet": by_size, "cnn": by_size, "startup": by_figure}
+OPENING = re.compile(r"^<!-- table: .* -->$", re.MULTILINE)
+BLOCK = re.compile(
+    r"^(<!-- table: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(?=^<!-- end -->$)", re.DOTALL | re.MULTILINE
+)
+
+
+def documents(root: Path) -> list[Path]:
+    """The files that may hold tables."""
+    found = [root / "README.md", root / "benchmarks" / "README.md", *sorted((root / "docs").glob("*.md"))]
+    return [path for path in found if path.is_file()]
+
+
+def pasted(text: str, where: Path, results: Path) -> str:
+    """The text with every table brought up to date.
+
+    Raises:
+        UsageError: a marker names no known table, has no end, or its figures are missing.
+    """
+    if len(OPENING.findall(text)) != len(BLOCK.findall(text)):
+        raise UsageError(f"{where}: a table's marker has no '<!-- end -->' behind it; add it.")
+
+    def replace(match: re.Match[str]) -> str:
+        name = match["name"]
+        if OPENING.search(match["body"]):
+            raise UsageError(f"{where}: the table '{name}' has no '<!-- end -->' of its own; add it.")
+        if name not in LAYOUTS:
+            raise UsageError(f"{where}: there is no table '{name}'; choose one of: {', '.join(LAYOUTS)}")
+        table = LAYOUTS[name](load(results / f"{name}.json"))
+        return f"{match[1]}{table.markdown()}\n"
+
+    return BLOCK.sub(replace, text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, exit with 1 if out of date")
+    chosen = parser.parse_args()
+    old = []
+    for path in documents(ROOT):
+        before = path.read_text(encoding="utf-8")
+        after = pasted(before, path, RESULTS)
+        if after != before:
+            old.append(path.relative_to(ROOT))
+            if not chosen.check:
+                write_text(path, after)
+    if chosen.check and old:
+        sys.exit(f"out of date: {', '.join(map(str, old))}; run 'python -m benchmarks.paste'")
+    for path in old:
+        print(f"{path}: updated")
+
+
+if __name__ == "__main__":
+    main()
