@@ -9,27 +9,24 @@ Label 0 is carried by whatever can never be removed.
 from __future__ import annotations
 
 import contextlib
-import copy
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-Axes = tuple[Ints, ...]
-"""One label array per axis of a tensor: axes[k] has shape (size of axis k,)."""
-
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-FIXED = 0
-_FREE = np.iinfo(np.int64).max
+from edgeprune.execution import AllSeen, Anew, Interpreter
+from edgeprune.execution import Mask as Mask
+from edgeprune.execution import copied as copied
+from edgeprune.execution import flatten_outputs as flatten_outputs
+from edgeprune.labels import FIXED as FIXED
+from edgeprune.labels import Axes as Axes
+from edgeprune.labels import Bools as Bools
+from edgeprune.labels import Ints as Ints
+from edgeprune.labels import Labels as Labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +112,21 @@ class Graph:
     batch: int | None
     traced_batch: int = 1
 
+    _users: dict[str, tuple[Node, ...]] = field(init=False, repr=False, compare=False)
+    _moving: frozenset[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        users: dict[str, list[Node]] = {}
+        moving: set[str] = set()
+        for node in self.nodes.values():
+            sources = dict.fromkeys(node.sources())
+            for name in sources:
+                users.setdefault(name, []).append(node)
+            if node.operation == "input" or not moving.isdisjoint(sources):
+                moving.add(node.name)
+        object.__setattr__(self, "_users", {name: tuple(found) for name, found in users.items()})
+        object.__setattr__(self, "_moving", frozenset(moving))
+
     def weight_of(self, ref: Any) -> str | None:
         """The qualified name of the weight that an argument is, or None if it is none."""
         if not isinstance(ref, Ref):
@@ -124,7 +136,11 @@ class Graph:
 
     def users(self, name: str) -> tuple[Node, ...]:
         """The nodes that read `name`, in order."""
-        return tuple(node for node in self.nodes.values() if name in node.sources())
+        return self._users.get(name, ())
+
+    def moves(self, name: str) -> bool:
+        """Whether a node's value depends on the model's inputs."""
+        return name in self._moving
 
     def run(
         self,
@@ -142,7 +158,7 @@ class Graph:
         Returns:
             The outputs, and the wanted values by node name.
         """
-        interpreter = _Interpreter(self.module, {**self.weights, **(weights or {})}, wanted, {})
+        interpreter = Interpreter(self.module, {**self.weights, **(weights or {})}, wanted, {})
         with torch.no_grad():
             result = interpreter.run(*inputs)
         return flatten_outputs(result), interpreter.values
@@ -151,163 +167,31 @@ class Graph:
         self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor], wanted: frozenset[str]
     ) -> dict[str, Tensor]:
         """The values of the wanted nodes; what comes after the last of them is not computed."""
-        interpreter = _Interpreter(self.module, {**self.weights, **weights}, wanted, {})
-        with torch.no_grad(), contextlib.suppress(_AllSeen):
+        interpreter = Interpreter(self.module, {**self.weights, **weights}, wanted, {})
+        with torch.no_grad(), contextlib.suppress(AllSeen):
             interpreter.stop_early = True
             interpreter.run(*inputs)
         return interpreter.values
 
     def run_masked(
-        self, inputs: Sequence[Tensor], masks: Mapping[str, Sequence[Mask]], weights: Mapping[str, Tensor]
+        self,
+        inputs: Sequence[Tensor],
+        masks: Mapping[str, Sequence[Mask]],
+        weights: Mapping[str, Tensor],
+        dtype: torch.dtype | None = None,
+        anew: Mapping[str, Anew] | None = None,
     ) -> tuple[Tensor, ...]:
         """Execute the graph while chosen readers hear zeros on some channels.
 
         Args:
             masks: by name of the reading node, what it must not hear.
+            dtype: to compute in, None for the graph's own; weights are cast one by one, as they
+                are read.
+            anew: by name, normalisers that see only what is left.
         """
-        interpreter = _Interpreter(self.module, {**self.weights, **weights}, frozenset(), masks)
+        interpreter = Interpreter(self.module, {**self.weights, **weights}, frozenset(), masks, dtype, anew)
         with torch.no_grad():
             return flatten_outputs(interpreter.run(*inputs))
-
-
-@dataclass(frozen=True, slots=True)
-class Mask:
-    """Channels of node `data`, on `axis`, that are heard (True) or read as zero (False)."""
-
-    data: str
-    axis: int
-    heard: Bools
-
-
-class _AllSeen(Exception):
-    """Raised inside a run once every wanted value is known."""
-
-
-class _Interpreter(fx.Interpreter):
-    """Runs a graph with other weights, remembers some values, and mutes some channels."""
-
-    def __init__(
-        self,
-        module: fx.GraphModule,
-        weights: Mapping[str, Tensor],
-        wanted: frozenset[str],
-        masks: Mapping[str, Sequence[Mask]],
-    ) -> None:
-        super().__init__(module)
-        self.weights = weights
-        self.wanted = wanted
-        self.masks = masks
-        self.values: dict[str, Tensor] = {}
-        self.stop_early = False
-
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        found = self.weights.get(target)
-        return super().get_attr(target, args, kwargs) if found is None else found
-
-    def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
-        if n.name not in self.masks:
-            return super().fetch_args_kwargs_from_env(n)
-        muted: dict[fx.Node, Tensor] = {}
-        for mask in self.masks[n.name]:
-            source = next(a for a in n.all_input_nodes if a.name == mask.data)
-            value = muted.get(source, self.env[source])
-            sizes = [-1 if k == mask.axis else 1 for k in range(value.dim())]
-            heard = torch.from_numpy(mask.heard).to(value.dtype).reshape(sizes)
-            muted[source] = value * heard
-        lookup = {**self.env, **muted}
-        return fx.node.map_arg(n.args, lookup.__getitem__), fx.node.map_arg(n.kwargs, lookup.__getitem__)
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n.name in self.wanted:
-            self.values[n.name] = value
-            if self.stop_early and len(self.values) == len(self.wanted):
-                raise _AllSeen
-        return value
-
-
-def copied(module: ModuleT) -> ModuleT:
-    """A deep copy; the warning that copying a traced module gives is torch's own affair."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        return copy.deepcopy(module)
-
-
-def flatten_outputs(result: Any) -> tuple[Tensor, ...]:
-    """Every tensor in a model's (possibly nested) result, in pytree order."""
-    leaves, _ = torch.utils._pytree.tree_flatten(result)
-    return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
-
-
-class Labels:
-    """A union-find over integer labels, vectorised over numpy arrays.
-
-    A class of tied labels is *pinned* once any of its members was pinned; the reason that was
-    given first is the one reported.
-    """
-
-    def __init__(self) -> None:
-        self._parent: Ints = np.zeros(1, dtype=np.int64)
-        self._reason: Ints = np.zeros(1, dtype=np.int64)
-        self._size = 1
-        self.reasons: list[str] = ["a size that the operation fixes"]
-
-    def fresh(self, count: int) -> Ints:
-        """`count` new labels, each a class of its own."""
-        end = self._size + count
-        if end > len(self._parent):
-            room = max(end, 2 * len(self._parent)) - len(self._parent)
-            self._parent = np.concatenate(
-                [self._parent, np.arange(len(self._parent), len(self._parent) + room)]
-            )
-            self._reason = np.concatenate([self._reason, np.full(room, _FREE)])
-        new = np.arange(self._size, end, dtype=np.int64)
-        self._size = end
-        return new
-
-    def find(self, labels: Ints) -> Ints:
-        """The representative of each label's class (the smallest member), same shape."""
-        roots = self._parent[labels]
-        while True:
-            above = self._parent[roots]
-            if np.array_equal(above, roots):
-                break
-            roots = above
-        self._parent[labels] = roots
-        return roots
-
-    def tie(self, first: Ints, second: Ints) -> None:
-        """Make first[i] and second[i] live or die together, for every i."""
-        if len(first) != len(second):
-            raise ValueError(f"cannot tie {len(first)} labels to {len(second)}")
-        while True:
-            a, b = self.find(first), self.find(second)
-            apart = a != b
-            if not apart.any():
-                return
-            low, high = np.minimum(a, b)[apart], np.maximum(a, b)[apart]
-            np.minimum.at(self._parent, high, low)
-            np.minimum.at(self._reason, self.find(high), self._reason[high])
-
-    def pin(self, labels: Ints, reason: str) -> None:
-        """Forbid the removal of these labels (and of all that is tied to them, now or later)."""
-        roots = np.unique(self.find(labels))
-        free = roots[self._reason[roots] == _FREE]
-        if len(free):
-            if reason not in self.reasons:
-                self.reasons.append(reason)
-            self._reason[free] = self.reasons.index(reason)
-
-    def pinned(self, labels: Ints) -> Bools:
-        """Which of the labels may never be removed."""
-        return np.asarray(self._reason[self.find(labels)] != _FREE)
-
-    def reason(self, label: int) -> str:
-        """Why a pinned label is pinned."""
-        return self.reasons[int(self._reason[self.find(np.array([label]))[0]])]
-
-    def __len__(self) -> int:
-        return self._size
 
 
 Role = Literal["produce", "read"]
@@ -318,7 +202,10 @@ class Contact:
     """An axis of a weight where an operation makes new channels or reads existing ones.
 
     Attributes:
+        argument: the weight; any other node where channels are read without one (two activations
+            multiplied with each other).
         data: name of the node whose channels are read (for `read`), with the axis they lie on.
+        compensable: whether the reader can be given other weights in place of the removed units.
     """
 
     role: Role
@@ -327,16 +214,51 @@ class Contact:
     axis: int
     data: str | None = None
     data_axis: int = 0
+    compensable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """A reshape that cuts channels in two or more axes, of which one alone can lose some.
+
+    Attributes:
+        labels: those of the axis that was chosen.
+        choices: number of axes that could have been.
+    """
+
+    labels: Ints
+    choices: int
 
 
 @dataclass(slots=True)
 class Flow:
-    """What operations see while labels flow through the graph."""
+    """What operations see while labels flow through the graph.
+
+    Attributes:
+        norm_axes: whether an axis that a layer norm or its like normalises over may lose channels.
+        choices: by node, which of the possible axes a fork takes; the first where it is not named.
+        forks: by node, what it took.
+        approximate: labels whose removal changes what is normalised, and where.
+    """
 
     graph: Graph
+    norm_axes: bool = False
+    choices: Mapping[str, int] = field(default_factory=dict)
     labels: Labels = field(default_factory=Labels)
     axes: dict[str, Axes | tuple[Axes | None, ...] | None] = field(default_factory=dict)
     contacts: list[Contact] = field(default_factory=list)
+    forks: dict[str, Fork] = field(default_factory=dict)
+    approximate: list[tuple[Ints, str]] = field(default_factory=list)
+    _zeros: dict[int, Ints] = field(default_factory=dict)
+    _weights: dict[str, Axes] = field(default_factory=dict)
+
+    def weight(self, node: Node) -> Axes:
+        """The labels of a weight: one set, however often it is fetched."""
+        found = self._weights.get(node.target)
+        if found is None:
+            assert node.shape is not None
+            found = self._weights[node.target] = tuple(self.labels.fresh(size) for size in node.shape)
+        return found
 
     def of(self, ref: Ref) -> Axes:
         """The labels of a single tensor.
@@ -351,15 +273,60 @@ class Flow:
 
     def fixed(self, shape: Sequence[int]) -> Axes:
         """Axes that can never be narrowed."""
-        return tuple(np.zeros(size, dtype=np.int64) for size in shape)
+        return tuple(self.zeros(size) for size in shape)
+
+    def zeros(self, size: int) -> Ints:
+        """The labels of one such axis; do not write into them."""
+        return self._zeros.setdefault(size, np.zeros(size, dtype=np.int64))
+
+    def uniform(self, shape: Sequence[int], sizes: Sequence[Any]) -> Axes:
+        """Axes whose entries are all alike, so that any may go: those whose size is a number."""
+        return tuple(
+            self.labels.fresh(size) if isinstance(written, int) and size > 1 else self.zeros(size)
+            for size, written in zip(shape, sizes, strict=True)
+        )
+
+    def free(self, axis: Ints) -> bool:
+        """Whether any of these labels can still be removed."""
+        return not bool(self.labels.pinned(axis).all())
+
+    def pin(self, axes: Iterable[Ints], reason: str) -> None:
+        """Pin several axes for one reason."""
+        for axis in axes:
+            if axis is not self._zeros.get(len(axis)):
+                self.labels.pin(axis, reason)
+
+    def normalised(self, axis: Ints, where: str) -> None:
+        """Note that an operation normalises over an axis: it is pinned unless the user allowed it."""
+        if self.norm_axes:
+            self.approximate.append((axis, where))
+        else:
+            self.labels.pin(axis, f"normalised over by {where}")
 
     def contact(
         self, role: Role, node: Node, argument: str, axis: int, data: Ref | None = None, data_axis: int = 0
     ) -> None:
-        """Record that `node` makes or reads channels on an axis of its weight `argument`."""
-        self.contacts.append(
-            Contact(role, node.name, node[argument], axis, data.name if data else None, data_axis)
-        )
+        """Record that `node` makes or reads channels on an axis of its weight `argument`.
+
+        A weight that is only turned (permuted, transposed) on its way is looked up behind that.
+        """
+        ref, axis = self.origin(node[argument], axis)
+        self.contacts.append(Contact(role, node.name, ref, axis, data.name if data else None, data_axis))
+
+    def origin(self, ref: Ref, axis: int) -> tuple[Ref, int]:
+        """The node and axis that a value's axis has behind permutations."""
+        while self.graph.nodes[ref.name].operation in TURNS:
+            labels = self.of(ref)[axis]
+            before = Ref(self.graph.nodes[ref.name].sources()[0])
+            same = [k for k, candidate in enumerate(self.of(before)) if candidate is labels]
+            if len(same) != 1:
+                break
+            ref, axis = before, same[0]
+        return ref, axis
+
+
+TURNS = frozenset(("permute", "transpose", "swapaxes", "t", "numpy_T"))
+"""Operations that only change the order of axes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,6 +374,8 @@ class Group:
         producers: names of the nodes that make the units, in order.
         convolutional: whether a convolution makes or reads them (then a target's channel
             multiple applies).
+        approximate: where removing a unit changes what is normalised, so that the shrunk net is
+            not the masked one; '' where it is exact.
     """
 
     name: str
@@ -415,6 +384,7 @@ class Group:
     producers: tuple[str, ...]
     readers: tuple[Reader, ...]
     convolutional: bool
+    approximate: str = ""
 
     @property
     def size(self) -> int:
@@ -458,24 +428,32 @@ class Alive:
 
     coupling: Coupling
     living: Bools
+    _masks: dict[int, Bools] = field(default_factory=dict, repr=False, compare=False)
 
     def mask(self, labels: Ints) -> Bools:
         """Which of the labels are left."""
         return np.asarray(self.living[self.coupling.labels.find(labels)])
+
+    def _of(self, labels: Ints) -> Bools:
+        """The same for labels that the coupling holds; nodes share most of them, so they are kept."""
+        found = self._masks.get(id(labels))
+        if found is None:
+            found = self._masks[id(labels)] = self.mask(labels)
+        return found
 
     def axes(self, name: str) -> tuple[Bools, ...]:
         """For each axis of a node's tensor, which indices are left."""
         found = self.coupling.axes[name]
         if found is None:
             return ()
-        return tuple(self.mask(labels) for labels in found)  # type: ignore[arg-type]
+        return tuple(self._of(labels) for labels in found)  # type: ignore[arg-type]
 
     def parts(self, name: str) -> tuple[tuple[Bools, ...], ...]:
         """The same for each tensor of a node that returns several."""
         found = self.coupling.axes[name]
         if found is None:
             return ()
-        return tuple(() if part is None else tuple(self.mask(axis) for axis in part) for part in found)
+        return tuple(() if part is None else tuple(self._of(axis) for axis in part) for part in found)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Sizes that are left of a node's tensor."""

@@ -11,14 +11,20 @@ from functools import cache
 
 from torch import nn
 
-from edgeprune.ops.conv import Convolution
+from edgeprune.ops.contraction import Attention, Einsum, Matmul
+from edgeprune.ops.conv import Convolution, TransposedConvolution
+from edgeprune.ops.create import Alike, Sequence, Uniform
+from edgeprune.ops.cut import Concatenate, Repeat, Select, Slice, Split, Stack, Unbind
+from edgeprune.ops.index import Embedding, Index, Lookup, Put
 from edgeprune.ops.linear import Linear
-from edgeprune.ops.norm import BatchNorm, LayerNorm
+from edgeprune.ops.norm import BatchNorm, GroupNorm, InferenceBatchNorm, InstanceNorm, LayerNorm
 from edgeprune.ops.operation import Operation
 from edgeprune.ops.pointwise import Arithmetic, PReLU, Unary
-from edgeprune.ops.pool import Pool
-from edgeprune.ops.reduce import Reduction, Softmax
-from edgeprune.ops.shape import Concatenate, Expand, Item, Pad, Permute, Reshape, Slice, Split
+from edgeprune.ops.pool import Pool, Resize
+from edgeprune.ops.recurrent import Recurrent
+from edgeprune.ops.reduce import GatedHalves, Reduction, Scan, Softmax
+from edgeprune.ops.reshape import ChannelShuffle, PixelShuffle, Reshape, Unfold
+from edgeprune.ops.shape import Expand, Item, Pad, Permute
 from edgeprune.registry import Registry
 
 OPERATIONS: Registry[Operation] = Registry(
@@ -26,22 +32,47 @@ OPERATIONS: Registry[Operation] = Registry(
     (
         Linear(),
         Convolution(),
+        TransposedConvolution(),
+        Matmul(),
+        Einsum(),
+        Attention(),
+        Recurrent(),
+        Embedding(),
         BatchNorm(),
+        InferenceBatchNorm(),
         LayerNorm(),
+        GroupNorm(),
+        InstanceNorm(),
         Unary(),
         PReLU(),
         Arithmetic(),
         Pool(),
+        Resize(),
         Reduction(),
+        Scan(),
+        GatedHalves(),
         Softmax(),
         Reshape(),
+        PixelShuffle(),
+        ChannelShuffle(),
+        Unfold(),
         Permute(),
         Concatenate(),
         Split(),
+        Unbind(),
+        Select(),
+        Stack(),
         Slice(),
         Expand(),
+        Repeat(),
         Pad(),
         Item(),
+        Index(),
+        Lookup(),
+        Put(),
+        Uniform(),
+        Alike(),
+        Sequence(),
     ),
 )
 
@@ -52,8 +83,11 @@ def _by_handle() -> dict[str, Operation]:
 
 
 def operation_for(name: str) -> Operation | None:
-    """The family that serves an ATen operation, or None if there is none."""
-    return _by_handle().get(name)
+    """The family that serves an ATen operation (in place or not), or None if there is none."""
+    found = _by_handle()
+    if name not in found and name.endswith("_") and not name.startswith("_"):
+        return found.get(name[:-1])
+    return found.get(name)
 
 
 def family_of(module: nn.Module) -> Operation | None:

@@ -1,16 +1,22 @@
-"""Normalisations: batch norm hands channels on; layer norm and its like fix the axis they reduce."""
+"""Normalisations: batch norm hands channels on; layer norm and its like fix the axis they reduce.
+
+Where the user allows it, axes that are normalised over lose channels too, and what is left is
+normalised anew.
+"""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from edgeprune.errors import UnsupportedOperation
 from edgeprune.forms import Affine, Application, Scale, Scene
-from edgeprune.graph import Axes, Flow, Node, Ref
+from edgeprune.graph import Alive, Axes, Flow, Node, Ref
 from edgeprune.intervals import UNIT_ROUNDOFF
 from edgeprune.ops.operation import Operation, constant
 
@@ -20,17 +26,20 @@ class BatchNorm(Operation):
 
     name: ClassVar[str] = "batch_norm"
     handles: ClassVar[tuple[str, ...]] = ("batch_norm",)
-    modules: ClassVar[tuple[type[nn.Module], ...]] = (_BatchNorm,)
+    modules: ClassVar[tuple[type[nn.Module], ...]] = (_NormBase,)
 
     def label(self, node: Node, flow: Flow) -> Axes:
         data = flow.of(node["input"])
+        if node["training"]:  # such as a standardised weight: by its own statistics
+            for axis in (*data[:1], *data[2:]):
+                flow.pin((axis,), f"normalised over by {node.where}")
         for argument in ("weight", "bias", "running_mean", "running_var"):
             if isinstance(node.get(argument), Ref):
                 flow.labels.tie(flow.of(node[argument])[0], data[1])
         return data
 
     def resize(self, module: nn.Module) -> None:
-        assert isinstance(module, _BatchNorm)
+        assert isinstance(module, _NormBase)
         size = module.weight if module.weight is not None else module.running_mean
         if size is not None:
             module.num_features = len(size)
@@ -65,14 +74,105 @@ class LayerNorm(Operation):
 
     name: ClassVar[str] = "layer_norm"
     handles: ClassVar[tuple[str, ...]] = ("layer_norm", "rms_norm")
+    modules: ClassVar[tuple[type[nn.Module], ...]] = (nn.LayerNorm, nn.RMSNorm)
 
     def label(self, node: Node, flow: Flow) -> Axes:
         data = flow.of(node["input"])
         count = len(node["normalized_shape"])
         for k in range(count):
             axis = data[len(data) - count + k]
-            flow.labels.pin(axis, f"normalised over by {node.where}")
+            flow.normalised(axis, node.where)
             for argument in ("weight", "bias"):
                 if isinstance(node.get(argument), Ref):
                     flow.labels.tie(flow.of(node[argument])[k], axis)
         return data
+
+    def normalised_axes(self, node: Node, alive: Alive) -> tuple[int, ...]:
+        masks, count = alive.axes(node["input"].name), len(node["normalized_shape"])
+        return tuple(k for k in range(len(masks) - count, len(masks)) if not masks[k].all())
+
+    def narrow(self, node: Node, alive: Alive) -> Mapping[str, Any]:
+        shape = alive.shape(node["input"].name)[-len(node["normalized_shape"]) :]
+        return {} if alive.whole(node["input"].name) else {"normalized_shape": list(shape)}
+
+    def resize(self, module: nn.Module) -> None:
+        assert isinstance(module, nn.LayerNorm | nn.RMSNorm)
+        if module.weight is not None:
+            module.normalized_shape = tuple(module.weight.shape)
+
+
+class GroupNorm(Operation):
+    """Normalises over the channels of each group and over positions.
+
+    With a group for each channel no channels are mixed, and they are handed on. Otherwise, where
+    the user allows it, every group loses the same channels of its own.
+    """
+
+    name: ClassVar[str] = "group_norm"
+    handles: ClassVar[tuple[str, ...]] = ("group_norm", "native_group_norm")
+    modules: ClassVar[tuple[type[nn.Module], ...]] = (nn.GroupNorm,)
+
+    def label(self, node: Node, flow: Flow) -> Axes | tuple[Axes | None, ...]:
+        data = flow.of(node["input"])
+        groups = int(node["num_groups" if "num_groups" in node.arguments else "group"])
+        flow.pin(data[2:], f"normalised over by {node.where}")
+        if groups != len(data[1]):
+            rows = data[1].reshape(groups, -1)
+            if flow.norm_axes:
+                flow.labels.tie(np.tile(rows[0], groups - 1), rows[1:].reshape(-1))
+            flow.normalised(data[1], node.where)
+        for argument in ("weight", "bias"):
+            if isinstance(node.get(argument), Ref):
+                flow.labels.tie(flow.of(node[argument])[0], data[1])
+        if node.operation == "native_group_norm":
+            return (data, *(flow.fixed(shape) for shape in node.shapes[1:]))
+        return data
+
+    def normalised_axes(self, node: Node, alive: Alive) -> tuple[int, ...]:
+        mask = alive.axes(node["input"].name)[1]
+        return (1,) if not mask.all() and node.get("num_groups") not in (None, len(mask)) else ()
+
+    def narrow(self, node: Node, alive: Alive) -> Mapping[str, Any]:
+        size = alive.shape(node["input"].name)[1]
+        whole = len(alive.axes(node["input"].name)[1])
+        if size == whole:
+            return {}
+        if node.operation == "native_group_norm":
+            return {"C": size, "group": size if node["group"] == whole else node["group"]}
+        return {"num_groups": size} if node["num_groups"] == whole else {}
+
+    def resize(self, module: nn.Module) -> None:
+        assert isinstance(module, nn.GroupNorm)
+        if module.weight is not None:
+            if module.num_groups == module.num_channels:
+                module.num_groups = len(module.weight)
+            module.num_channels = len(module.weight)
+
+
+class InstanceNorm(Operation):
+    """Normalises every channel of every sample by itself: channels are handed on."""
+
+    name: ClassVar[str] = "instance_norm"
+    handles: ClassVar[tuple[str, ...]] = ("instance_norm",)
+
+    def label(self, node: Node, flow: Flow) -> Axes:
+        data = flow.of(node["input"])
+        flow.pin(data[2:], f"normalised over by {node.where}")
+        for argument in ("weight", "bias", "running_mean", "running_var"):
+            if isinstance(node.get(argument), Ref):
+                flow.labels.tie(flow.of(node[argument])[0], data[1])
+        return data
+
+
+class InferenceBatchNorm(Operation):
+    """Batch norm as the core operation set writes it: the result and two empty statistics."""
+
+    name: ClassVar[str] = "native_batch_norm"
+    handles: ClassVar[tuple[str, ...]] = ("_native_batch_norm_legit_no_training",)
+
+    def label(self, node: Node, flow: Flow) -> tuple[Axes | None, ...]:
+        data = flow.of(node["input"])
+        for argument in ("weight", "bias", "running_mean", "running_var"):
+            if isinstance(node.get(argument), Ref):
+                flow.labels.tie(flow.of(node[argument])[0], data[1])
+        return (data, *(flow.fixed(shape) for shape in node.shapes[1:]))

@@ -49,6 +49,10 @@ class Operation(ABC):
         """Another overload to call in the narrowed graph, as `name.overload`; None to keep it."""
         return None
 
+    def normalised_axes(self, node: Node, alive: Alive) -> tuple[int, ...]:
+        """Axes of the node's input that it normalises over and that lost something."""
+        return ()
+
     def resize(self, module: nn.Module) -> None:
         """Make a module's attributes agree with its already narrowed weights."""
         return None

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -60,7 +59,22 @@ PASS = [
     "clamp_min",
     "clamp_max",
 ]
+FURTHER = (
+    *("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "ceil"),
+    *("floor", "round", "trunc", "frac", "sign", "sgn", "log1p", "log2", "log10", "expm1", "exp2"),
+    *("erfc", "erfinv", "nan_to_num", "isnan", "isinf", "isfinite", "logical_not", "bitwise_not"),
+    *("log_sigmoid", "hardshrink", "softshrink", "threshold", "rrelu", "lift_fresh_copy"),
+    *("positive", "real", "deg2rad", "rad2deg", "zero", "fill", "bernoulli"),
+)
+"""Served alike, but fit no form."""
 COPIES = frozenset(["clone", "contiguous", "detach", "alias", "to", "_to_copy", "type_as"])
+BROADCAST = (
+    *("where", "masked_fill", "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or"),
+    *("logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor", "pow", "float_power", "fmod"),
+    *("remainder", "floor_divide", "true_divide", "atan2", "hypot", "xlogy", "fmax", "fmin", "lerp"),
+    *("addcmul", "addcdiv", "copy", "__and__", "__or__", "heaviside", "divide", "multiply", "subtract"),
+)
+"""Arithmetic, choice and comparison of several tensors that fit no form, or none yet."""
 DROPOUTS = frozenset(["dropout", "feature_dropout", "alpha_dropout"])
 CURVES: Mapping[str, Callable[[Node], Curve]] = {
     "relu": lambda node: curves.clamp(0.0, math.inf),
@@ -105,13 +119,15 @@ class Unary(Operation):
     """One tensor in, the same shape out: labels are handed on."""
 
     name: ClassVar[str] = "unary"
-    handles: ClassVar[tuple[str, ...]] = (*ACTIVATIONS, *PASS)
+    handles: ClassVar[tuple[str, ...]] = (*ACTIVATIONS, *PASS, *FURTHER)
 
-    def label(self, node: Node, flow: Flow) -> Axes:
+    def label(self, node: Node, flow: Flow) -> Axes | tuple[Axes | None, ...]:
         source, *others = (value for value in node.arguments.values() if isinstance(value, Ref))
         if others and node.operation != "type_as":
             raise LookupError(f"{node.name} takes tensors as limits")
         data = flow.of(source)
+        if node.shape is None and node.shapes:  # a value and a mask
+            return tuple(data for _ in node.shapes)
         if node.shape != tuple(len(axis) for axis in data):
             raise LookupError(f"{node.name} changes the shape of its input")
         return data
@@ -129,6 +145,29 @@ class Unary(Operation):
         if node.operation not in CURVES:
             raise UnsupportedOperation(f"{node.where}: {node.target} fits no form")
         return Application(Elementwise(CURVES[node.operation](node)), (source,))
+
+
+def meet(node: Node, flow: Flow) -> Axes:
+    """The labels of a broadcast result: those that meet at an index are tied."""
+    assert node.shape is not None
+    result: list[Ints | None] = [None] * len(node.shape)
+    for source in (value for value in node.arguments.values() if isinstance(value, Ref)):
+        if flow.axes.get(source.name) is None and flow.graph.nodes[source.name].shape is None:
+            continue  # a symbolic number, not a tensor
+        data = flow.of(source)
+        offset = len(node.shape) - len(data)
+        for k, axis in enumerate(data):
+            if len(axis) == 1 and node.shape[offset + k] != 1:
+                flow.labels.pin(axis, f"broadcast by {node.where}")
+                continue
+            met = result[offset + k]
+            if met is None:
+                result[offset + k] = axis
+            elif met is not axis:
+                flow.labels.tie(met, axis)
+    return tuple(
+        flow.zeros(size) if axis is None else axis for axis, size in zip(result, node.shape, strict=True)
+    )
 
 
 class PReLU(Operation):
@@ -160,31 +199,17 @@ class Arithmetic(Operation):
     """Broadcast arithmetic: what meets at an index of the result lives or dies together."""
 
     name: ClassVar[str] = "arithmetic"
-    handles: ClassVar[tuple[str, ...]] = ("add", "sub", "rsub", "mul", "div", "maximum", "minimum")
+    handles: ClassVar[tuple[str, ...]] = (
+        *("add", "sub", "rsub", "mul", "div", "maximum", "minimum"),
+        *BROADCAST,
+    )
 
     def label(self, node: Node, flow: Flow) -> Axes:
-        assert node.shape is not None
-        result: list[Ints | None] = [None] * len(node.shape)
-        for source in (value for value in node.arguments.values() if isinstance(value, Ref)):
-            if flow.axes.get(source.name) is None and flow.graph.nodes[source.name].shape is None:
-                continue  # a symbolic number, not a tensor
-            data = flow.of(source)
-            offset = len(node.shape) - len(data)
-            for k, axis in enumerate(data):
-                if len(axis) == 1 and node.shape[offset + k] != 1:
-                    flow.labels.pin(axis, f"broadcast by {node.where}")
-                    continue
-                met = result[offset + k]
-                if met is None:
-                    result[offset + k] = axis
-                else:
-                    flow.labels.tie(met, axis)
-        return tuple(
-            np.zeros(size, dtype=np.int64) if axis is None else axis
-            for axis, size in zip(result, node.shape, strict=True)
-        )
+        return meet(node, flow)
 
     def form(self, node: Node, scene: Scene) -> Application:
+        if node.operation in BROADCAST:
+            raise UnsupportedOperation(f"{node.where}: {node.target} fits no form")
         given = (node["self"], node["other"])
         moving = tuple(v.name for v in given if isinstance(v, Ref) and v.name not in scene.constants)
         if node.operation in ("maximum", "minimum"):

@@ -18,8 +18,12 @@ class Pool(Operation):
     """Maximum and average pooling over windows, fixed or adaptive; data (batch, channels, positions…)."""
 
     name: ClassVar[str] = "pool"
-    handles: ClassVar[tuple[str, ...]] = tuple(
-        f"{kind}_pool{rank}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for rank in (1, 2, 3)
+    handles: ClassVar[tuple[str, ...]] = (
+        *(
+            f"{kind}_pool{rank}d"
+            for kind in ("max", "avg", "adaptive_avg", "adaptive_max")
+            for rank in (1, 2, 3)
+        ),
     )
 
     def label(self, node: Node, flow: Flow) -> Axes | tuple[Axes | None, ...]:
@@ -54,3 +58,45 @@ class Pool(Operation):
         else:
             window = math.prod(node["kernel_size"]) ** (rank if len(node["kernel_size"]) == 1 else 1)
         return Application(Structural(pooled, pooled, window + 2), (source,))
+
+
+RESIZED = tuple(
+    f"upsample_{kind}"
+    for kind in ("nearest1d", "nearest2d", "nearest3d", "bilinear2d", "bicubic2d", "linear1d", "trilinear3d")
+)
+
+
+class Resize(Operation):
+    """Interpolation and sampling of positions: the batch and the channels are handed on."""
+
+    name: ClassVar[str] = "resize"
+    handles: ClassVar[tuple[str, ...]] = (
+        *RESIZED,
+        *(f"_upsample_nearest_exact{rank}d" for rank in (1, 2, 3)),
+        *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "grid_sampler", "grid_sampler_2d"),
+        *("reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d"),
+        *("max_pool2d_with_indices", "max_pool1d_with_indices", "max_pool3d_with_indices"),
+    )
+
+    def label(self, node: Node, flow: Flow) -> Axes | tuple[Axes | None, ...]:
+        data = flow.of(next(value for value in node.arguments.values() if isinstance(value, Ref)))
+        shapes = node.shapes if node.shape is None else (node.shape,)
+        if len(data) != len(shapes[0]) or len(data) < 3:
+            raise LookupError(f"{node.name} has no batch axis")
+        flow.pin(data[2:], f"resampled by {node.where}")
+        if isinstance(node.get("grid"), Ref):
+            flow.pin(flow.of(node["grid"]), f"resampled by {node.where}")
+        made = tuple((*data[:2], *flow.fixed(shape[2:])) for shape in shapes)
+        return made[0] if node.shape is not None else made
+
+    def form(self, node: Node, scene: Scene) -> Application:
+        """Nearest neighbours are moved; linear interpolation has weights ≥ 0, cubic has not."""
+        argument, source = source_of(node)
+        if "nearest" not in node.operation:
+            raise UnsupportedOperation(f"{node.where}: {node.target} fits no form")
+
+        def moved(sources: Sequence[Tensor]) -> Tensor:
+            result: Tensor = replay(node, {argument: sources[0]})
+            return result
+
+        return Application(Structural(moved, moved, 1), (source,))

@@ -3,39 +3,55 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Sequence
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from scipy.sparse import coo_matrix
+from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from edgeprune.errors import UsageError
+from edgeprune.errors import UnsupportedModel, UsageError
 from edgeprune.graph import Contact, Coupling, Flow, Graph, Group, Ints, Node, PinnedGroup, Place, Reader, Ref
 from edgeprune.ops import operation_for
+from edgeprune.progress import Progress, silent
 from edgeprune.registry import suggestion
 
 logger = logging.getLogger(__name__)
 
+ROUNDS = 4
+"""Times that the labels flow at most, to find the axes along which channels can be cut."""
 
-def couple(graph: Graph, exclude: Sequence[str] = ()) -> Coupling:
+
+def couple(
+    graph: Graph,
+    exclude: Sequence[str] = (),
+    *,
+    allow_norm_axes: bool = False,
+    limit_s: float | None = None,
+    progress: Progress = silent,
+) -> Coupling:
     """Find the groups of channels that can be pruned, and the reason for each that cannot.
 
     Args:
         exclude: layers to leave alone: each name pins what the layer of that name, or any layer
             below it, makes.
+        allow_norm_axes: whether channels that a layer norm or its like normalises over may go.
+            What is left is then normalised anew: the shrunk net is only close to the masked one,
+            and such groups say so.
+        limit_s: seconds after which to give up.
 
     Raises:
         UsageError: an excluded name is no layer of the model.
+        UnsupportedModel: the time limit was reached; the operation at work is named.
     """
-    flow = Flow(graph)
-    for node in graph.nodes.values():
-        _visit(node, flow)
-    _exclude(flow, exclude)
-    members = _components(flow)
-    groups, pinned = [], []
-    for contacts in members:
-        made = [c for c in contacts if c.role == "produce"]
+    flow = _best_flow(graph, exclude, allow_norm_axes, limit_s, progress)
+    group_of, unit_of = (np.full(len(flow.labels), -1, dtype=np.int64) for _ in range(2))
+    found: list[tuple[str, Ints, list[Contact]]] = []
+    pinned: list[PinnedGroup] = []
+    taken: Counter[str] = Counter()
+    signatures = _signatures(flow)
+    for made in _components(flow):
         labels = np.concatenate([_labels(flow, c) for c in made])
         fixed = flow.labels.pinned(labels)
         name = _name(graph, made[0])
@@ -45,11 +61,42 @@ def couple(graph: Graph, exclude: Sequence[str] = ()) -> Coupling:
             left_alone = PinnedGroup(name, int(fixed.sum()), places, reason)
             if left_alone not in pinned:  # a layer that is called twice is one layer
                 pinned.append(left_alone)
-        if not fixed.all():
-            roots = np.unique(flow.labels.find(labels[~fixed]))
-            groups.append(_group(flow, name, roots, made))
+        for part, roots, makers in _parts(flow, made, labels[~fixed], signatures):
+            taken[part] += 1
+            unique = part if taken[part] == 1 else f"{part}#{taken[part]}"
+            group_of[roots], unit_of[roots] = len(found), np.arange(len(roots))
+            found.append((unique, roots, makers))
+    groups = _groups(flow, found, group_of, unit_of)
     _warn_unnamed(groups)
     return Coupling(graph, flow.labels, flow.axes, tuple(groups), tuple(pinned))
+
+
+def _best_flow(
+    graph: Graph, exclude: Sequence[str], norm_axes: bool, limit_s: float | None, progress: Progress
+) -> Flow:
+    """Let the labels flow; where a fork took an axis that turned out to be pinned, try another."""
+    end = None if limit_s is None else time.monotonic() + limit_s
+    choices: dict[str, int] = {}
+    best, least = None, 0
+    for _ in range(ROUNDS):
+        flow = Flow(graph, norm_axes, dict(choices))
+        for node in progress(graph.nodes.values(), "coupling", len(graph.nodes)):
+            if end is not None and time.monotonic() > end:
+                raise UnsupportedModel(
+                    f"coupling took longer than {limit_s:g} s; it was at {node.where}. Allow more time, or "
+                    "report the model: labels should flow in seconds."
+                )
+            _visit(node, flow)
+        _exclude(flow, exclude)
+        stuck = [name for name, fork in flow.forks.items() if not flow.free(fork.labels)]
+        if best is None or len(stuck) < least:
+            best, least = flow, len(stuck)
+        more = {n: choices.get(n, 0) + 1 for n in stuck if choices.get(n, 0) + 1 < flow.forks[n].choices}
+        if not more:
+            break
+        choices |= more
+    assert best is not None
+    return best
 
 
 def _visit(node: Node, flow: Flow) -> None:
@@ -57,7 +104,7 @@ def _visit(node: Node, flow: Flow) -> None:
     if node.operation == "input":
         flow.axes[node.name] = None if node.shape is None else flow.fixed(node.shape)
     elif node.operation == "weight":
-        flow.axes[node.name] = _weight_axes(node, flow)
+        flow.axes[node.name] = flow.weight(node)
     elif node.operation == "output":
         for name in node.sources():
             _pin(flow, name, "an output of the model")
@@ -81,20 +128,10 @@ def _visit(node: Node, flow: Flow) -> None:
             )
 
 
-def _weight_axes(node: Node, flow: Flow) -> tuple[Ints, ...]:
-    """One set of labels a weight, however often it is read."""
-    for other, axes in flow.axes.items():
-        if flow.graph.nodes[other].operation == "weight" and flow.graph.nodes[other].target == node.target:
-            return axes  # type: ignore[return-value]
-    assert node.shape is not None
-    return tuple(flow.labels.fresh(size) for size in node.shape)
-
-
 def _pin(flow: Flow, name: str, reason: str) -> None:
     found = flow.axes.get(name)
     for part in found or ():
-        for axis in (part,) if isinstance(part, np.ndarray) else (part or ()):
-            flow.labels.pin(axis, reason)
+        flow.pin((part,) if isinstance(part, np.ndarray) else (part or ()), reason)
 
 
 def _exclude(flow: Flow, exclude: Sequence[str]) -> None:
@@ -115,7 +152,7 @@ def _labels(flow: Flow, contact: Contact) -> Ints:
 def _components(flow: Flow) -> list[list[Contact]]:
     """Contacts that make channels, gathered where they share a class of labels.
 
-    Classes that lie on one produced axis belong to one group: a layer's channels are chosen
+    Classes that lie on one produced axis belong to one component: a layer's channels are chosen
     among each other.
     """
     made = [c for c in flow.contacts if c.role == "produce"]
@@ -130,7 +167,8 @@ def _components(flow: Flow) -> list[list[Contact]]:
     row, column = np.concatenate(rows), np.concatenate(columns) + len(made)
     size = len(made) + len(flow.labels)
     _, component = connected_components(
-        coo_matrix((np.ones(len(row)), (row, column)), shape=(size, size)), False
+        coo_array((np.ones(len(row)), (row, column)), shape=(size, size)),  # type: ignore[no-untyped-call]
+        False,
     )
     gathered: dict[int, list[Contact]] = defaultdict(list)
     for k, contact in enumerate(made):
@@ -138,39 +176,106 @@ def _components(flow: Flow) -> list[list[Contact]]:
     return list(gathered.values())
 
 
+def _signatures(flow: Flow) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """For each class of labels a number that tells on which axes of which tensors it lies.
+
+    Every axis draws a random number from a fixed seed, and a class sums those of its axes: equal
+    sums are equal sets of axes but for a chance of 2⁻⁶⁴ a pair.
+    """
+    random = np.random.default_rng(0)
+    total = np.zeros(len(flow.labels), dtype=np.uint64)
+    seen: set[int] = set()
+    for found in flow.axes.values():
+        for part in found or ():
+            for axis in (part,) if isinstance(part, np.ndarray) else (part or ()):
+                if id(axis) not in seen and len(axis):
+                    seen.add(id(axis))
+                    roots = np.unique(flow.labels.find(axis))
+                    total[roots] += random.integers(1, 2**64 - 1, dtype=np.uint64)
+    return total
+
+
+def _parts(
+    flow: Flow,
+    made: list[Contact],
+    labels: Ints,
+    signatures: np.ndarray[tuple[int], np.dtype[np.uint64]],
+) -> Iterator[tuple[str, Ints, list[Contact]]]:
+    """Cut a component where its channels part: each group keeps a unit, so no axis is left empty.
+
+    Yields:
+        A name, the representative labels and the makers of each group.
+    """
+    roots = np.unique(flow.labels.find(labels))
+    if not len(roots):
+        return
+    kinds = np.unique(signatures[roots])
+    ordered = sorted((roots[signatures[roots] == kind] for kind in kinds), key=lambda part: int(part[0]))
+    on = [(c, flow.labels.find(_labels(flow, c))) for c in made]
+    for part in ordered:
+        makers = [(c, np.flatnonzero(np.isin(axis, part))) for c, axis in on]
+        makers = [(c, index) for c, index in makers if len(index)]
+        first, index = makers[0]
+        name = _name(flow.graph, first)
+        if len(ordered) > 1 and len(index) == index[-1] - index[0] + 1:
+            whole = len(index) == len(_labels(flow, first))
+            name = name if whole else f"{name}[{index[0]}:{index[-1] + 1}]"
+        yield name, part, [c for c, _ in makers]
+
+
 def _name(graph: Graph, contact: Contact) -> str:
     weight = graph.weight_of(contact.argument)
     return (weight or contact.node).removesuffix(".weight")
 
 
-def _group(flow: Flow, name: str, roots: Ints, made: list[Contact]) -> Group:
-    graph = flow.graph
-    unit = np.full(len(flow.labels), -1, dtype=np.int64)
-    unit[roots] = np.arange(len(roots))
+def _groups(
+    flow: Flow, found: Sequence[tuple[str, Ints, list[Contact]]], group_of: Ints, unit_of: Ints
+) -> list[Group]:
+    """Hand every axis of every weight, and every reader, to the groups whose units it carries."""
 
-    def units(axis: Ints) -> Ints:
-        return np.asarray(unit[flow.labels.find(axis)])
+    def units(axis: Ints) -> Iterator[tuple[int, Ints]]:
+        roots = flow.labels.find(axis)
+        owners = group_of[roots]
+        for owner in np.unique(owners[owners >= 0]).tolist():
+            yield owner, np.where(owners == owner, unit_of[roots], -1)
 
-    places, readers, seen = [], [], set()
-    for node in graph.nodes.values():
-        if node.operation != "weight" or node.target in seen:
+    places: dict[int, list[Place]] = defaultdict(list)
+    readers: dict[int, list[Reader]] = defaultdict(list)
+    near: dict[int, str] = {}
+    uses: Counter[str] = Counter()
+    for node in flow.graph.nodes.values():
+        if node.operation != "weight":
             continue
-        seen.add(node.target)
+        fetched = node.target in uses
+        uses[node.target] += len(flow.graph.users(node.name))
+        if fetched:
+            continue
         for k, axis in enumerate(flow.of(Ref(node.name))):
-            if (found := units(axis)).max(initial=-1) >= 0:
-                places.append(Place(node.target, k, found))
+            for owner, index in units(axis):
+                places[owner].append(Place(node.target, k, index))
     for contact in flow.contacts:
-        if contact.role == "read" and (found := units(_heard(flow, contact))).max(initial=-1) >= 0:
-            readers.append(_reader(flow, contact, found))
-    touched = [graph.nodes[c.node].operation for c in made] + [graph.nodes[r.node].operation for r in readers]
-    return Group(
-        name,
-        roots,
-        tuple(places),
-        tuple(c.node for c in made),
-        tuple(readers),
-        any(operation.startswith("conv") for operation in touched),
-    )
+        if contact.role == "read":
+            for owner, index in units(_heard(flow, contact)):
+                readers[owner].append(_reader(flow, contact, index, uses))
+    for axis, where in flow.approximate:
+        for owner, _ in units(axis):
+            near.setdefault(owner, f"normalised over by {where}")
+    return [
+        Group(
+            name,
+            roots,
+            tuple(places[k]),
+            tuple(c.node for c in made),
+            tuple(readers[k]),
+            _convolutional(flow.graph, (*(c.node for c in made), *(r.node for r in readers[k]))),
+            near.get(k, ""),
+        )
+        for k, (name, roots, made) in enumerate(found)
+    ]
+
+
+def _convolutional(graph: Graph, touched: Sequence[str]) -> bool:
+    return any(graph.nodes[name].operation.startswith("conv") for name in touched)
 
 
 def _heard(flow: Flow, contact: Contact) -> Ints:
@@ -178,12 +283,19 @@ def _heard(flow: Flow, contact: Contact) -> Ints:
     return flow.of(Ref(contact.data))[contact.data_axis]
 
 
-def _reader(flow: Flow, contact: Contact, units: Ints) -> Reader:
+def _reader(flow: Flow, contact: Contact, units: Ints, uses: Mapping[str, int]) -> Reader:
     weight = flow.graph.weight_of(contact.argument)
-    plain = weight is not None and len(units) == len(_labels(flow, contact))
-    once = sum(len(flow.graph.users(n.name)) for n in flow.graph.nodes.values() if n.target == weight) == 1
+    plain = weight is not None and contact.compensable and len(units) == len(_labels(flow, contact))
     assert contact.data is not None
-    return Reader(contact.node, weight, contact.axis, contact.data, contact.data_axis, units, plain and once)
+    return Reader(
+        contact.node,
+        weight,
+        contact.axis,
+        contact.data,
+        contact.data_axis,
+        units,
+        plain and weight is not None and uses[weight] == 1,
+    )
 
 
 def _warn_unnamed(groups: list[Group]) -> None:

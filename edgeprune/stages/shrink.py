@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeprune.errors import BrokenPromise, ModelError
+from edgeprune.execution import Anew, run_in, sharing
 from edgeprune.graph import Alive, Coupling, Graph, Mask, Ref, copied, flatten_outputs
 from edgeprune.ops import family_of, operation_for
 from edgeprune.plan import Cuts, Plan
@@ -71,7 +72,7 @@ def shrink(
     masked, outputs, dtype = _in_double(coupling, plan, alive, graph, inputs)
     masking, scale = _difference(masked, outputs)
     _check("graph", masking, scale, dtype)
-    module, reason = _narrowed_module(model, cuts, plan.weights, inputs, outputs)
+    module, reason = _narrowed_module(model, cuts, plan.weights, inputs, graph, outputs)
     n = int(inputs[0].shape[0]) if inputs and inputs[0].dim() else 1
     if module is not None:
         return Shrunk(module, graph, "module", "", cuts, masking, scale, n)
@@ -123,14 +124,11 @@ def _in_double(
     coupling: Coupling, plan: Plan, alive: Alive, graph: fx.GraphModule, inputs: Sequence[Tensor]
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], torch.dtype]:
     """Outputs of the masked net and of the narrowed graph, in float64 where the graph allows it."""
-    masks = reading_masks(coupling, alive)
+    masks, anew = reading_masks(coupling, alive), _normalised_anew(coupling, alive)
     for dtype in (torch.float64, torch.float32):
-        cast: Callable[[Tensor], Tensor] = lambda x, d=dtype: x.to(d) if x.is_floating_point() else x  # type: ignore[misc]  # noqa: E731
-        weights = {name: cast(w) for name, w in {**coupling.graph.weights, **plan.weights}.items()}
         try:
-            masked = coupling.graph.run_masked([cast(x) for x in inputs], masks, weights)
-            with torch.no_grad():
-                outputs = flatten_outputs(copied(graph).to(dtype)(*[cast(x) for x in inputs]))
+            masked = coupling.graph.run_masked(inputs, masks, plan.weights, dtype, anew)
+            outputs = run_in(graph, inputs, dtype)
         except RuntimeError:
             if dtype is torch.float32:
                 raise
@@ -138,6 +136,21 @@ def _in_double(
             continue
         return masked, outputs, dtype
     raise AssertionError("unreachable")
+
+
+def _normalised_anew(coupling: Coupling, alive: Alive) -> dict[str, Anew]:
+    """Normalisers that lost channels: the masked net must normalise what is left, as the shrunk one does."""
+    found: dict[str, Anew] = {}
+    if not any(group.approximate for group in coupling.groups):
+        return found
+    for node in coupling.graph.nodes.values():
+        rule = operation_for(node.operation)
+        axes = rule.normalised_axes(node, alive) if rule is not None else ()
+        if axes:
+            masks = alive.axes(node["input"].name)
+            kept = {axis: torch.from_numpy(np.flatnonzero(masks[axis])) for axis in axes}
+            found[node.name] = Anew(kept, dict(rule.narrow(node, alive)) if rule else {})
+    return found
 
 
 def reading_masks(coupling: Coupling, alive: Alive) -> dict[str, list[Mask]]:
@@ -172,20 +185,23 @@ def _check(what: str, difference: float, scale: float, dtype: torch.dtype) -> No
 
 def narrow_graph(graph: Graph, alive: Alive, weights: Mapping[str, Tensor]) -> fx.GraphModule:
     """A copy of the graph with narrowed weights and rewritten sizes."""
-    module = copied(graph.module)
+    module = sharing(graph.module)
+    done: set[str] = set()
     for node in graph.nodes.values():
-        if node.operation == "weight":
+        if node.operation == "weight" and node.target not in done:
+            done.add(node.target)
             value = weights.get(node.target, graph.weights[node.target])
             _assign(module, node.target, _cut(value, alive.axes(node.name)))
-    for made in module.graph.nodes:
-        plain = graph.nodes.get(made.name)
+    by_name = {made.name: made for made in module.graph.nodes}
+    for name, made in by_name.items():
+        plain = graph.nodes.get(name)
         rule = operation_for(plain.operation) if plain is not None else None
         if plain is None or rule is None or made.op != "call_function":
             continue
         changes = rule.narrow(plain, alive)
         overload = rule.retarget(plain, alive)
         if changes or overload:
-            _rewrite(made, plain.arguments, changes, overload)
+            _rewrite(made, plain.arguments, changes, overload, by_name)
     module.recompile()
     return module
 
@@ -210,10 +226,12 @@ def _assign(module: nn.Module, path: str, value: Tensor) -> None:
 
 
 def _rewrite(
-    made: fx.Node, arguments: Mapping[str, Any], changes: Mapping[str, Any], overload: str | None
+    made: fx.Node,
+    arguments: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    overload: str | None,
+    by_name: Mapping[str, fx.Node],
 ) -> None:
-    by_name = {n.name: n for n in made.graph.nodes}
-
     def plain(value: Any) -> Any:
         if isinstance(value, Ref):
             return by_name[value.name]
@@ -235,26 +253,73 @@ def _narrowed_module(
     cuts: Cuts,
     weights: Mapping[str, Tensor],
     inputs: Sequence[Tensor],
+    graph: fx.GraphModule,
     expected: Sequence[Tensor],
 ) -> tuple[nn.Module | None, str]:
     """The user's module narrowed, or None and the reason."""
-    module = copied(model)
+    module = sharing(model)
     try:
-        fill(module, weights)
+        _own(module, weights, cuts)
         narrow_module(module, cuts)
-        dtype = expected[0].dtype
+    except Exception as error:  # a module may guard its attributes
+        return None, _words(error)
+    reason = ""
+    for dtype in (torch.float64, torch.float32):
+        if dtype is torch.float32:  # a forward that writes float32 down computes no finer
+            expected = run_in(graph, inputs, dtype)
+        reason = _disagreement(module, inputs, expected, dtype)
+        if not reason:
+            return module, ""
+    return None, reason
+
+
+def _disagreement(
+    module: nn.Module, inputs: Sequence[Tensor], expected: Sequence[Tensor], dtype: torch.dtype
+) -> str:
+    """How the narrowed module differs from the narrowed graph, '' if it does not."""
+    try:
         probe = copied(module).to(dtype)
         with torch.no_grad():
             outputs = flatten_outputs(probe(*[x.to(dtype) if x.is_floating_point() else x for x in inputs]))
         agree = [a.shape == b.shape for a, b in zip(outputs, expected, strict=True)]
     except Exception as error:  # whatever the user's forward raises is the reason it cannot run
-        return None, f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+        return _words(error)
     if not all(agree):
-        return None, "its outputs have other shapes than the graph's"
+        return "its outputs have other shapes than the graph's"
     difference, scale = _difference(expected, outputs)
     if not difference <= TOLERANCE[dtype] * max(scale, 1e-12):
-        return None, f"its outputs differ from the graph's by {difference:.3g}"
-    return module, ""
+        return f"its outputs differ from the graph's by {difference:.3g}"
+    return ""
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+
+
+def _own(module: nn.Module, weights: Mapping[str, Tensor], cuts: Cuts) -> None:
+    """Give a module that shares its tensors with another its own; the plan's where it has new ones.
+
+    Tensors that are about to be cut need no copy, for cutting makes one.
+    """
+    made: dict[int, Tensor] = {}
+    tensors = [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
+    changed = {id(value): weights[name] for name, value in tensors if name in weights}
+    cut = {id(value) for name, value in tensors if name in cuts.weights}
+    for name, old in tensors:
+        if id(old) in cut and id(old) not in changed:
+            continue
+        if id(old) not in made:
+            value = changed.get(id(old), old).detach().to(old.dtype).clone()
+            made[id(old)] = (
+                nn.Parameter(value, requires_grad=old.requires_grad)
+                if isinstance(old, nn.Parameter)
+                else value
+            )
+        owner, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(owner), leaf, made[id(old)])
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:

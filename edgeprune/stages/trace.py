@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import inspect
 import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
+from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
 from edgeprune.errors import ModelError, UnsupportedModel
 from edgeprune.graph import Graph, Node, Ref, copied
@@ -43,11 +47,14 @@ def trace(model: nn.Module, inputs: Sequence[Tensor]) -> Graph:
     program, free = _export(model, inputs)
     module = program.module()
     assert isinstance(module, fx.GraphModule)
+    _inline(module)
     _make_functional(module)
+    _name_once(module)
     nodes = {node.name: _node(node, module) for node in module.graph.nodes if not _is_guard(node)}
     weights = {
         n.target: _attribute(module, n.target).detach() for n in nodes.values() if n.operation == "weight"
     }
+    lead = int(inputs[0].shape[0]) if inputs and inputs[0].dim() else 1
     return Graph(
         program=program,
         module=module,
@@ -55,8 +62,8 @@ def trace(model: nn.Module, inputs: Sequence[Tensor]) -> Graph:
         inputs=tuple(n.name for n in nodes.values() if n.operation == "input" and n.shape is not None),
         outputs=tuple(ref for n in nodes.values() if n.operation == "output" for ref in n.sources()),
         weights=weights,
-        batch=None if free else (inputs[0].shape[0] if inputs and inputs[0].dim() else 1),
-        traced_batch=max(2, inputs[0].shape[0]) if free and inputs[0].dim() else 1,
+        batch=None if free else lead,
+        traced_batch=max(2, lead) if free else lead,
     )
 
 
@@ -125,6 +132,7 @@ def _make_functional(module: fx.GraphModule) -> None:
     for node in list(graph.nodes):
         if _is_guard(node) and not node.users:
             graph.erase_node(node)
+    order = {node: k for k, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             continue
@@ -135,11 +143,11 @@ def _make_functional(module: fx.GraphModule) -> None:
         changed = node.args[0]
         if functional is None or not isinstance(changed, fx.Node) or _is_view(changed):
             continue
-        later = _after(graph, node)
-        if any(_is_view(user) for user in changed.users if user is not node and user not in later):
+        if any(_is_view(user) for user in changed.users if order[user] < order[node]):
             continue
         node.target = functional
-        changed.replace_all_uses_with(node, delete_user_cb=later.__contains__)
+        here = order[node]
+        changed.replace_all_uses_with(node, delete_user_cb=lambda user, here=here: order[user] > here)
     graph.lint()
     module.recompile()
 
@@ -151,9 +159,72 @@ def _is_view(node: fx.Node) -> bool:
     )
 
 
-def _after(graph: fx.Graph, node: fx.Node) -> set[fx.Node]:
-    nodes = list(graph.nodes)
-    return set(nodes[nodes.index(node) + 1 :])
+def _inline(module: fx.GraphModule) -> None:
+    """Put the body of regions that only set a mode (autocast, gradients) where they are called.
+
+    The regions compute the same on this machine: the model was traced in full precision.
+    """
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.op != "call_function" or getattr(node.target, "__name__", "") not in MODES:
+            continue
+        place = next(k for k, a in enumerate(node.args) if isinstance(a, fx.Node) and a.op == "get_attr")
+        holder = node.args[place]
+        assert isinstance(holder, fx.Node)
+        body = _attribute(module, str(holder.target))
+        inner = list(body.graph.nodes)
+        given = iter(node.args[place + 1 :])
+        known = {n: next(given) for n in inner if n.op == "placeholder"}
+        with graph.inserting_before(node):
+            for n in inner:
+                if n.op not in ("placeholder", "output"):
+                    known[n] = graph.node_copy(n, known.__getitem__)
+                    if n.op == "get_attr":
+                        _adopt(module, body, str(n.target))
+        result = next(n for n in inner if n.op == "output").args[0]
+        outputs = [known[r] if isinstance(r, fx.Node) else r for r in _listed(result)]
+        for user in list(node.users):
+            if getattr(user.target, "__name__", "") == "getitem":
+                user.replace_all_uses_with(outputs[user.args[1]])  # type: ignore[index, arg-type]
+                graph.erase_node(user)
+        if node.users:
+            node.replace_all_uses_with(outputs[0])  # type: ignore[arg-type]
+        graph.erase_node(node)
+        if not holder.users:
+            graph.erase_node(holder)
+    graph.lint()
+    module.recompile()
+
+
+MODES = ("wrap_with_autocast", "wrap_with_set_grad_enabled")
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, tuple | list) else (value,)
+
+
+def _adopt(module: nn.Module, body: nn.Module, path: str) -> None:
+    """Let `module` have the constant that a region of it holds under a simple name."""
+    if not hasattr(module, path.partition(".")[0]):
+        setattr(module, path, _attribute(body, path))
+
+
+def _name_once(module: fx.GraphModule) -> None:
+    """Read a tensor that has several names (tied weights) by the first of them, and forget the others."""
+    names: dict[tuple[int, torch.Size, tuple[int, ...]], str] = {}
+    others: set[str] = set()
+    for node in module.graph.nodes:
+        value = _attribute(module, str(node.target)) if node.op == "get_attr" else None
+        if not isinstance(value, Tensor) or not value.numel():
+            continue
+        given = str(node.target)
+        node.target = names.setdefault((value.data_ptr(), value.shape, value.stride()), given)
+        if node.target != given:
+            others.add(given)
+    for name in others:
+        owner, _, leaf = name.rpartition(".")
+        delattr(module.get_submodule(owner), leaf)
+    module.recompile()
 
 
 def _attribute(module: nn.Module, path: str) -> Any:
@@ -231,3 +302,43 @@ def _scope(node: fx.Node) -> str:
         return ""
     path = next(reversed(stack.values()))[0]
     return str(path)
+
+
+def positional(
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The same model, but called with its tensors alone, one after the other.
+
+    For models that take keywords, dictionaries, nested tuples or numbers: what is no tensor is
+    remembered. Weights and submodules are shared with `model` and keep their names.
+
+    Returns:
+        The module, and the tensors to call it with.
+    """
+    pairs, spec = tree_flatten_with_path((tuple(args), dict(kwargs)))
+    leaves = [leaf for _, leaf in pairs]
+    places = [k for k, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    remembered = [None if k in places else leaf for k, leaf in enumerate(leaves)]
+
+    def forward(self: nn.Module, *tensors: Tensor) -> Any:
+        given = list(remembered)
+        for k, tensor in zip(places, tensors, strict=True):
+            given[k] = tensor
+        positions, keywords = tree_unflatten(given, spec)
+        return type(self).forward(self, *positions, **keywords)
+
+    names = [_input_name(pairs[k][0], k) for k in places]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(name, kind) for name in ("self", *names)]
+    )
+    bound = copy.copy(model)
+    bound.forward = MethodType(forward, bound)
+    return bound, tuple(leaves[k] for k in places)
+
+
+def _input_name(path: Sequence[Any], index: int) -> str:
+    """`input_ids` for a keyword, `input_0` for what has no name."""
+    words = [str(getattr(key, "key", getattr(key, "idx", index))) for key in path[1:]]
+    name = "_".join(words)
+    return name if name.isidentifier() else f"input_{name if name.isalnum() else index}"

@@ -1,0 +1,85 @@
+"""Labels: which indices of which axes live or die together, and which may never be removed."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Axes = tuple[Ints, ...]
+"""One label array per axis of a tensor: axes[k] has shape (size of axis k,)."""
+
+FIXED = 0
+_FREE = np.iinfo(np.int64).max
+
+
+class Labels:
+    """A union-find over integer labels, vectorised over numpy arrays.
+
+    A class of tied labels is *pinned* once any of its members was pinned; the reason that was
+    given first is the one reported.
+    """
+
+    def __init__(self) -> None:
+        self._parent: Ints = np.zeros(1, dtype=np.int64)
+        self._reason: Ints = np.zeros(1, dtype=np.int64)
+        self._size = 1
+        self.reasons: list[str] = ["a size that the operation fixes"]
+
+    def fresh(self, count: int) -> Ints:
+        """`count` new labels, each a class of its own."""
+        end = self._size + count
+        if end > len(self._parent):
+            room = max(end, 2 * len(self._parent)) - len(self._parent)
+            self._parent = np.concatenate(
+                [self._parent, np.arange(len(self._parent), len(self._parent) + room)]
+            )
+            self._reason = np.concatenate([self._reason, np.full(room, _FREE)])
+        new = np.arange(self._size, end, dtype=np.int64)
+        self._size = end
+        return new
+
+    def find(self, labels: Ints) -> Ints:
+        """The representative of each label's class (the smallest member), same shape."""
+        roots = self._parent[labels]
+        while True:
+            above = self._parent[roots]
+            if np.array_equal(above, roots):
+                break
+            roots = above
+        self._parent[labels] = roots
+        return roots
+
+    def tie(self, first: Ints, second: Ints) -> None:
+        """Make first[i] and second[i] live or die together, for every i."""
+        if len(first) != len(second):
+            raise ValueError(f"cannot tie {len(first)} labels to {len(second)}")
+        while True:
+            a, b = self.find(first), self.find(second)
+            apart = a != b
+            if not apart.any():
+                return
+            low, high = np.minimum(a, b)[apart], np.maximum(a, b)[apart]
+            np.minimum.at(self._parent, high, low)
+            np.minimum.at(self._reason, self.find(high), self._reason[high])
+
+    def pin(self, labels: Ints, reason: str) -> None:
+        """Forbid the removal of these labels (and of all that is tied to them, now or later)."""
+        roots = np.unique(self.find(labels))
+        free = roots[self._reason[roots] == _FREE]
+        if len(free):
+            if reason not in self.reasons:
+                self.reasons.append(reason)
+            self._reason[free] = self.reasons.index(reason)
+
+    def pinned(self, labels: Ints) -> Bools:
+        """Which of the labels may never be removed."""
+        return np.asarray(self._reason[self.find(labels)] != _FREE)
+
+    def reason(self, label: int) -> str:
+        """Why a pinned label is pinned."""
+        return self.reasons[int(self._reason[self.find(np.array([label]))[0]])]
+
+    def __len__(self) -> int:
+        return self._size
