@@ -10,163 +10,35 @@ when samples are loaded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgeprune.errors import CalibrationError, ConfigError, UsageError
-from edgeprune.limits import Limits
 from edgeprune.registry import suggestion
 from edgeprune.tables import read_table, read_toml
+from edgeprune.target import CPU_PROVIDER, Grid, Measure, RuntimeOptions, Target, Threads
 
 if TYPE_CHECKING:
     from edgeprune.samples import CalibrationData
 
-CPU_PROVIDER = "CPUExecutionProvider"
-_CPUINFO = Path("/proc/cpuinfo")
-
-
-@dataclass(frozen=True, slots=True)
-class RuntimeOptions:
-    """`[runtime]`: what onnxruntime is asked for.
-
-    Attributes:
-        provider: execution provider that every node must run on.
-        options: the provider's own options, as text.
-        allow_fallback: whether nodes may run on the CPU instead.
-        optimization: onnxruntime's graph optimisation level.
-    """
-
-    provider: str = CPU_PROVIDER
-    options: dict[str, str] = field(default_factory=dict)
-    allow_fallback: bool = False
-    optimization: Literal["all", "extended", "basic", "disabled"] = "all"
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """`[grid]`: widths are kept at multiples of these, in units.
-
-    Attributes:
-        conv: channels of convolutions; `auto` reads the vector width of this machine's CPU.
-        units: units of linear layers.
-    """
-
-    conv: int | Literal["auto"] = "auto"
-    units: int = 1
-
-    def __post_init__(self) -> None:
-        for name, value in (("conv", self.conv), ("units", self.units)):
-            if isinstance(value, int) and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-
-
-@dataclass(frozen=True, slots=True)
-class Threads:
-    """`[threads]`: 0 leaves the number to onnxruntime (one a physical core).
-
-    Attributes:
-        intra: threads inside one operation.
-        inter: operations at once.
-        spinning: whether idle threads wait busily. Three sessions share a latency process, so
-            spinning threads of one would slow the next.
-    """
-
-    intra: int = 0
-    inter: int = 1
-    spinning: bool = False
-
-    def __post_init__(self) -> None:
-        if self.intra < 0 or self.inter < 0:
-            raise ValueError(f"intra and inter cannot be negative, not {self.intra} and {self.inter}")
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """`[measure]`: how outputs and latency are measured.
-
-    Attributes:
-        latency: false where time means nothing (an emulator); latency is then not reported.
-        batch: samples a timed run takes; a model with a fixed batch keeps its own.
-        batch_outputs: samples a run takes when outputs are compared.
-        launches_min: fresh processes to measure at least.
-        launches_max: and at most.
-        pairs: timed pairs (original, pruned) a launch, and as many (original, original).
-        warm_up: runs of each model before anything counts, at least.
-        budget_s: seconds after which no further launch is started.
-        limit_s: seconds after which one process is stopped.
-        confidence: of the interval over launches.
-        half_width: wanted half-width of the interval of the log-ratio (0.02 is about 2 %).
-    """
-
-    latency: bool = True
-    batch: int = 1
-    batch_outputs: int = 64
-    launches_min: int = 8
-    launches_max: int = 24
-    pairs: int = 200
-    warm_up: int = 20
-    budget_s: float = 120.0
-    limit_s: float = 300.0
-    confidence: float = 0.95
-    half_width: float = 0.02
-
-    def __post_init__(self) -> None:
-        for name in ("batch", "batch_outputs", "pairs", "warm_up"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("budget_s", "limit_s", "half_width"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name):g}")
-        if not 2 <= self.launches_min <= self.launches_max:
-            raise ValueError(
-                "2 ≤ launches_min ≤ launches_max is needed (an interval needs two launches), not "
-                f"{self.launches_min} and {self.launches_max}"
-            )
-        if not 0.5 <= self.confidence < 1:
-            raise ValueError(f"confidence must be in [0.5, 1), not {self.confidence:g}")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A device and a runtime on it that a model is meant for."""
-
-    name: str
-    description: str = ""
-    device_class: str = "computer"
-    transport: str = "local"
-    connection: dict[str, str] = field(default_factory=dict)
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
-    grid: Grid = field(default_factory=Grid)
-    threads: Threads = field(default_factory=Threads)
-    measure: Measure = field(default_factory=Measure)
-    limits: Limits = field(default_factory=Limits)
-
-    def __post_init__(self) -> None:
-        here = self.transport == "local" and self.runtime.provider == CPU_PROVIDER
-        if self.grid.conv == "auto" and not here:
-            raise ValueError(
-                '[grid] conv = "auto" reads this machine\'s CPU, which is not where '
-                f"{self.name} runs ({self.transport}, {self.runtime.provider}); write the number"
-            )
-
-    def conv_multiple(self, cpuinfo: Path = _CPUINFO) -> int:
-        """Channels of a convolution come in multiples of this.
-
-        `auto` is the block of onnxruntime's blocked layout: 16 channels with AVX-512, 8 with
-        AVX2, and 4 elsewhere (other widths fall out of that layout and can run slower).
-        """
-        if isinstance(self.grid.conv, int):
-            return self.grid.conv
-        try:
-            text = cpuinfo.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return 4
-        line = next((li for li in text.splitlines() if li.startswith("flags")), "")
-        flags = set(line.partition(":")[2].split())
-        return 16 if "avx512f" in flags else 8 if "avx2" in flags else 4
+__all__ = [
+    "CPU_PROVIDER",
+    "Box",
+    "Calibration",
+    "Data",
+    "Grid",
+    "Measure",
+    "RuntimeOptions",
+    "Target",
+    "Threads",
+    "find_calibration",
+    "find_target",
+    "list_calibrations",
+    "list_targets",
+    "shipped_folder",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Transports: how the measuring agent is started where a model is meant to run.
 
-A transport carries a job folder to a device, starts `agent.py` on it (or its equal) and brings
+A transport carries a job folder to a device, starts the agent on it (or its equal) and brings
 back a folder with the answer. It need not know what a job is. To add one, write one file with a
 class like `Local`, and list an instance below or in the entry-point group `edgeprune.runtimes`.
 """
@@ -12,8 +12,11 @@ from typing import Protocol
 
 from edgeprune.profiles import Target
 from edgeprune.registry import Registry
+from edgeprune.runtimes.browser import Browser
+from edgeprune.runtimes.command import Command
 from edgeprune.runtimes.jobs import Answer, read_probe, write_job
 from edgeprune.runtimes.local import Local
+from edgeprune.runtimes.ssh import Ssh
 
 
 class Runtime(Protocol):
@@ -40,7 +43,7 @@ class Runtime(Protocol):
         """
 
 
-RUNTIMES: Registry[Runtime] = Registry("runtimes", (Local(),))
+RUNTIMES: Registry[Runtime] = Registry("runtimes", (Local(), Ssh(), Command(), Browser()))
 
 
 def probe(target: Target, folder: Path) -> Answer:

@@ -14,7 +14,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,12 +47,14 @@ class Answer:
         version: of onnxruntime.
         environment: versions, platform, cores, load.
         warnings: what the runtime complained about.
+        state: load, heat and throttling before and after; see `agent/machine.py`.
     """
 
     placement: dict[str, int]
     version: str
     environment: dict[str, Any]
     warnings: tuple[str, ...]
+    state: tuple[dict[str, float], dict[str, float]] = field(default_factory=lambda: ({}, {}))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,10 +91,49 @@ class PairsAnswer:
     settled: bool
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TimesAnswer:
+    """One launch of one model, from its load to its steady state.
+
+    Attributes:
+        load_ms: making the session, in a fresh process.
+        first_ms: the first run.
+        warm_up: runs until the times came to rest.
+        settled: whether they did.
+        steady_ms: float64 (n,), every timed run.
+        peak_mb: peak resident memory of the process, MiB.
+    """
+
+    ran: Answer
+    load_ms: float
+    first_ms: float
+    warm_up: int
+    settled: bool
+    steady_ms: npt.NDArray[np.float64]
+    peak_mb: float
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One node of the graph as the runtime ran it.
+
+    Attributes:
+        name: the node's, after the runtime's own fusions.
+        operation: what it does (Conv, MatMul, …).
+        provider: where it ran.
+        us: mean microseconds a run.
+    """
+
+    name: str
+    operation: str
+    provider: str
+    us: float
+
+
 def write_job(
     folder: Path,
     target: Target,
-    kind: Literal["probe", "outputs", "pairs"],
+    kind: Literal["probe", "outputs", "pairs", "times", "trace", "layers"],
     models: Mapping[str, Path],
     inputs: tuple[Array, ...] = (),
     *,
@@ -104,17 +145,17 @@ def write_job(
     Args:
         folder: made anew; what lay there is removed.
         target: where it will run.
-        kind: `probe` asks whether the provider works, the others are told in `agent.py`.
-        models: `model` for outputs, `original` and `pruned` for pairs, none for a probe.
-        inputs: one array per model input, first axis the samples; pairs take the first few.
+        kind: `probe` asks whether the provider works, the others are told in `agent/__init__.py`.
+        models: `original` and `pruned` for pairs, none for a probe, any for layers, else `model`.
+        inputs: one array per model input, first axis the samples; timed jobs take the first few.
         seed: of the random orders of a pairs job.
-        launch_s: seconds after which a pairs job stops pairing.
+        launch_s: seconds after which a timed job ends.
 
     Raises:
         StorageError: the disk cannot take it.
     """
     measure = target.measure
-    if kind == "pairs":
+    if kind in ("pairs", "times", "trace"):
         inputs = tuple(array[: TIMED_BATCHES * measure.batch] for array in inputs)
     try:
         shutil.rmtree(folder, ignore_errors=True)
@@ -138,6 +179,7 @@ def write_job(
         "samples": len(inputs[0]) if inputs else 0,
         "pairs": measure.pairs,
         "warm_up": measure.warm_up,
+        "bind": measure.bind,
         "seed": seed,
         "launch_s": launch_s,
     }
@@ -210,6 +252,65 @@ def read_pairs(job: Job, folder: Path, target: Target) -> PairsAnswer:
     )
 
 
+def read_times(job: Job, folder: Path, target: Target) -> TimesAnswer:
+    """The checked answer to a times job.
+
+    Raises:
+        TargetUnavailable: the target did not do what was asked, or its answer is not sound.
+    """
+    result, ran = _read(job, folder, target)
+    try:
+        steady = np.asarray(result.get("steady"), dtype=np.float64)
+    except (TypeError, ValueError):
+        steady = np.empty(0)
+    if steady.ndim != 1 or not len(steady) or not (np.isfinite(steady).all() and (steady > 0).all()):
+        raise TargetUnavailable(f"{target.name}: its result.json holds no sound times under 'steady'.")
+    return TimesAnswer(
+        ran=ran,
+        load_ms=_number(result, "load_ms", target),
+        first_ms=_number(result, "first_ms", target),
+        warm_up=int(_number(result, "warm_up", target)),
+        settled=bool(result.get("settled")),
+        steady_ms=steady,
+        peak_mb=_number(result, "peak_mb", target),
+    )
+
+
+def read_trace(job: Job, folder: Path, target: Target) -> tuple[Operation, ...]:
+    """The checked answer to a trace job, the longest operation first.
+
+    Raises:
+        TargetUnavailable: the target did not do what was asked, or its answer is not sound.
+    """
+    result, _ = _read(job, folder, target)
+    rows = result.get("operations")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise TargetUnavailable(f"{target.name}: its result.json holds no trace of operations.")
+    found = [
+        Operation(
+            str(row.get("name", "")),
+            str(row.get("operation", "")),
+            str(row.get("provider", "")),
+            _number(row, "us", target),
+        )
+        for row in rows
+    ]
+    return tuple(sorted(found, key=lambda operation: -operation.us))
+
+
+def read_layers(job: Job, folder: Path, target: Target) -> dict[str, float]:
+    """The checked answer to a layers job: milliseconds by name, each of them positive.
+
+    Raises:
+        TargetUnavailable: the target did not do what was asked, or its answer is not sound.
+    """
+    result, _ = _read(job, folder, target)
+    ms = result.get("ms")
+    if not isinstance(ms, dict) or set(ms) != set(job.content["models"]):
+        raise TargetUnavailable(f"{target.name}: its result.json does not time the layers that were sent.")
+    return {name: max(_number(ms, name, target), 1e-6) for name in ms}
+
+
 def read_probe(job: Job, folder: Path, target: Target) -> Answer:
     """The checked answer to a probe.
 
@@ -250,7 +351,24 @@ def _read(job: Job, folder: Path, target: Target) -> tuple[dict[str, Any], Answe
         version=str(environment.get("onnxruntime", "")),
         environment=environment,
         warnings=tuple(str(w) for w in result.get("warnings", ())),
+        state=_state(result.get("state")),
     )
+
+
+def _state(given: Any) -> tuple[dict[str, float], dict[str, float]]:
+    """What the machine said about itself, numbers only: it is shown, nothing is decided by it."""
+    halves = given if isinstance(given, list) and len(given) == 2 else [{}, {}]
+    before, after = (
+        {
+            str(name): float(value)
+            for name, value in half.items()
+            if isinstance(value, int | float) and math.isfinite(value)
+        }
+        if isinstance(half, dict)
+        else {}
+        for half in halves
+    )
+    return before, after
 
 
 def _number(result: Mapping[str, Any], name: str, target: Target) -> float:

@@ -101,3 +101,14 @@ def percentile_upper(values: Sequence[float] | Floats, share: float, confidence:
     ranks = np.arange(1, len(ordered) + 1)
     enough = bdtr(ranks - 1, len(ordered), share) >= confidence
     return float(ordered[int(np.argmax(enough))]) if enough.any() else None
+
+
+def percentile_lower(values: Sequence[float] | Floats, share: float, confidence: float) -> float | None:
+    """A lower confidence bound of a percentile; the mirror of `percentile_upper`.
+
+    The k-th smallest of n independent values is below the `share` quantile unless fewer than k of
+    them lie below it, so it is a bound with confidence 1 − P(Bin(n, share) ≤ k − 1). None when even
+    the smallest value is not enough.
+    """
+    mirrored = percentile_upper(-np.asarray(values, dtype=np.float64), 1 - share, confidence)
+    return None if mirrored is None else -mirrored

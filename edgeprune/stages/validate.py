@@ -17,30 +17,24 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeprune.errors import BrokenPromise, CalibrationError, TargetUnavailable
 from edgeprune.profiles import Measure, Target
+from edgeprune.progress import Progress
 from edgeprune.records import Drift, Latency, Validation
 from edgeprune.runtimes import RUNTIMES
+from edgeprune.runtimes.conditions import disturbances
 from edgeprune.runtimes.jobs import OutputsAnswer, PairsAnswer, read_outputs, read_pairs, write_job
 from edgeprune.runtimes.pairs import RatioInterval, median_log_ratio, percentile_upper, ratio_interval
 
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
-ItemT = TypeVar("ItemT")
 PERCENTILE = 0.95
-
-
-class Progress(Protocol):
-    """Shows how far an iterable has come."""
-
-    def __call__(self, iterable: Iterable[ItemT], description: str, total: int | None) -> Iterable[ItemT]:
-        """The same items, shown as they pass."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -336,6 +330,7 @@ def _notes(answers: tuple[PairsAnswer, ...], measure: Measure) -> tuple[str, ...
             f"({control.low:.3f} to {control.high:.3f}): this machine shifts latencies by more than "
             f"{measure.half_width:.0%}"
         )
+    notes += disturbances([a.ran for a in answers])
     restless = sum(not a.settled for a in answers)
     if restless:
         notes.append(f"in {restless} of {len(answers)} launches the warm-up did not come to rest")

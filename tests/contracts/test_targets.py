@@ -12,13 +12,17 @@ import pytest
 
 from edgeprune.limits import Limits
 from edgeprune.profiles import Target, find_calibration, find_target, shipped_folder
+from edgeprune.runtimes import RUNTIMES
 
 TARGETS = sorted(p.stem for p in shipped_folder("targets").glob("*.toml"))
 CALIBRATIONS = sorted(p.stem for p in shipped_folder("calibration").glob("*.toml"))
 
 
 def test_there_are_targets_and_calibration_sets() -> None:
-    assert {"cpu", "cpu-1t", "cuda"} <= set(TARGETS)
+    assert {
+        "cpu", "cpu-1t", "cuda", "cuda-tf32", "tensorrt", "webgpu", "browser-wasm", "arm64-emulated",
+        "ssh-board", "command", "coreml", "nnapi", "qnn", "openvino", "xnnpack",
+    } <= set(TARGETS)  # fmt: skip
     assert CALIBRATIONS
 
 
@@ -33,7 +37,33 @@ def test_a_target_loads_and_is_described(name: str) -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_shipped_target_never_falls_back(name: str) -> None:
-    assert not find_target(name).runtime.allow_fallback
+    """XNNPACK is made to work beside the CPU provider, which computes the rest on the same cores."""
+    assert find_target(name).runtime.allow_fallback == (name == "xnnpack")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_shipped_target_names_a_transport_and_no_machine(name: str) -> None:
+    target = find_target(name)
+    assert target.transport in RUNTIMES
+    assert not {"host", "user", "key", "password"} & set(target.connection)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_nobody_has_run_is_marked(name: str) -> None:
+    text = (shipped_folder("targets") / "README.md").read_text(encoding="utf-8")
+    row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
+    assert find_target(name).tested != ("(untested)" in row)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_emulators_refuse_latency(name: str) -> None:
+    target = find_target(name)
+    assert target.measure.latency == (target.device_class != "emulator")
+
+
+def test_tf32_is_told_apart() -> None:
+    assert find_target("cuda-tf32").precision == "tf32"
+    assert find_target("cuda-tf32").runtime.options["use_tf32"] == "1"
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -84,7 +114,9 @@ def test_the_readme_gives_the_defaults() -> None:
     for part in ("runtime", "grid", "threads", "measure"):
         for field in dataclasses.fields(getattr(blank, part)):
             value = getattr(getattr(blank, part), field.name)
-            written = "empty" if value == {} else f"{value:g}" if isinstance(value, float) else str(value)
+            written = (
+                "empty" if value in ({}, (), "") else f"{value:g}" if isinstance(value, float) else str(value)
+            )
             assert table[f"[{part}] {field.name}"] == (
                 written.lower() if isinstance(value, bool) else written
             )

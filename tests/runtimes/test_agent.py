@@ -111,7 +111,9 @@ def test_batches_are_filled_up(tmp_path: Path) -> None:
     assert second.tolist() == [3, 4, 4]
 
 
-@pytest.mark.parametrize("path", sorted(Path(str(latency.__file__)).parent.glob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted(Path(str(latency.__file__)).parent.glob("*.py")), ids=lambda p: p.stem
+)
 def test_the_agent_stands_alone(path: Path) -> None:
     """It is copied to devices: the standard library, numpy, onnxruntime and itself must do."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -63,7 +63,9 @@ def test_it_can_be_probed(tmp_path: Path, target: Target) -> None:
 def test_without_an_adapter_it_is_unavailable(tmp_path: Path, target: Target) -> None:
     """The CPU must not stand in for a GPU that is not there."""
     bare = with_runtime(target, environment={}, device="gpu")
-    with pytest.raises(TargetUnavailable, match=r"WebGpuExecutionProvider finds no device of kind 'gpu' here"):
+    with pytest.raises(
+        TargetUnavailable, match=r"WebGpuExecutionProvider finds no device of kind 'gpu' here"
+    ):
         probe(bare, tmp_path / "job")
 
 

@@ -13,5 +13,6 @@ result the process died.
 
 Job kinds: `probe` (what is there), `outputs` (one model over all inputs, load and first run timed,
 peak memory), `pairs` (paired latencies of two models, and of the first against itself), `times`
-(one model from load to steady state) and `trace` (where one model's time goes, by operation).
+(one model from load to steady state), `trace` (where one model's time goes, by operation) and
+`layers` (many tiny models, the time of each).
 """

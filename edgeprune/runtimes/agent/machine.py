@@ -26,8 +26,18 @@ def describe(ort: Any) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": platform.machine(),
+        "cpu": _cpu(),
         "cores": os.cpu_count(),
     }
+
+
+def _cpu() -> str:
+    """The processor's name, as far as the system tells."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(("model name", "Hardware", "CPU part")):
+                return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 def builds() -> list[str]:

@@ -25,11 +25,11 @@ def prepare(ort: Any, asked: dict[str, Any]) -> None:
     if asked["plugin"]:
         if not hasattr(ort, "register_execution_provider_library"):
             raise JobError(
-                f"onnxruntime {ort.__version__} takes no plugin providers; install 1.23 or newer on the target"
+                f"onnxruntime {ort.__version__} takes no plugin providers; install 1.23 or newer there"
             )
         library = _library(asked["plugin"])
         try:
-            ort.register_execution_provider_library("edgeprune", library)
+            ort.register_execution_provider_library(provider, library)  # some take their name from it
         except Exception as error:
             raise JobError(f"the plugin {library} cannot be loaded: {error}") from error
         devices(ort, asked)

@@ -66,8 +66,9 @@ def _do(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     environment = machine.describe(ort)
     if len(environment["builds"]) > 1:
         warnings.warn(
-            f"several builds of onnxruntime are installed over each other ({', '.join(environment['builds'])}); "
-            "which of them ran is chance: uninstall all, then install one",
+            "several builds of onnxruntime are installed over each other "
+            f"({', '.join(environment['builds'])}); which of them ran is chance: uninstall all, then "
+            "install one",
             stacklevel=2,
         )
     sessions.prepare(ort, asked)
@@ -78,6 +79,7 @@ def _do(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         "pairs": latency.pairs,
         "times": latency.times,
         "trace": trace.operations,
+        "layers": trace.layers,
     }
     done = kinds[job["kind"]](ort, job, folder)
     return {"environment": environment, "state": [before, machine.state()], **done}
