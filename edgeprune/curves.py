@@ -36,6 +36,7 @@ class Curve:
         jumps: every (place, size) where φ itself jumps: it takes both values as far as bounds go.
         ulps: error of the computed φ and φ′ in units of u·(1 + |z| + |φ|); 0 where φ is exact.
         start: φ is defined for z > start only.
+        straight: φ is straight between its corners.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Curve:
     jumps: tuple[tuple[float, float], ...] = ()
     ulps: float = 64.0
     start: float = -math.inf
+    straight: bool = False
 
     def image(self, z: Interval) -> Interval:
         """An interval that holds φ of every member of z."""
@@ -130,6 +132,7 @@ def clamp(low: float, high: float) -> Curve:
         settings=(low, high),
         corners=tuple(corners),
         ulps=0.0,
+        straight=True,
     )
 
 
@@ -144,6 +147,7 @@ def leaky(slope: float | Tensor) -> Curve:
         parameter=tensor,
         corners=((0.0, slope, 1.0),),
         ulps=4.0,
+        straight=True,
     )
 
 
@@ -264,12 +268,13 @@ def hardsigmoid() -> Curve:
         F.hardsigmoid,
         lambda z: _step(z, -3.0, 3.0, 1 / 6),
         corners=((-3.0, 0.0, 1 / 6), (3.0, 1 / 6, 0.0)),
+        straight=True,
     )
 
 
 def absolute() -> Curve:
     """|z|."""
-    return Curve("abs", torch.abs, torch.sign, corners=((0.0, -1.0, 1.0),), ulps=0.0)
+    return Curve("abs", torch.abs, torch.sign, corners=((0.0, -1.0, 1.0),), ulps=0.0, straight=True)
 
 
 def square() -> Curve:

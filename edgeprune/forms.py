@@ -19,175 +19,16 @@ Tensors are float64, with a batch of one in front.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from edgeprune.curves import Curve
 from edgeprune.errors import UnsupportedOperation
 from edgeprune.intervals import UNIT_ROUNDOFF
-
-Kept = tuple[Tensor | None, ...]
-"""For each axis the indices (int64) that are left; None where all are."""
-
-
-def restrict(tensor: Tensor, kept: Kept) -> Tensor:
-    """The part of `tensor` that is left; axes are aligned from the right, axes of one stay."""
-    offset = len(kept) - tensor.dim()
-    for k, index in enumerate(kept):
-        if index is not None and k >= offset and tensor.shape[k - offset] != 1:
-            tensor = tensor.index_select(k - offset, index)
-    return tensor
-
-
-class Kernel(Protocol):
-    """A product of a weight and a tensor, linear in each."""
-
-    def mixed_axis(self, weight: Tensor) -> int | None:
-        """The axis of h along which elements are summed, None where there is none."""
-
-    def apply(self, weight: Tensor, h: Tensor) -> Tensor:
-        """K(W, h)."""
-
-    def terms(self, weight: Tensor) -> int:
-        """Products summed into one output."""
-
-    def restrict(self, weight: Tensor, out: Kept, into: Kept) -> tuple[Kernel, Tensor]:
-        """The kernel and weight between what is left of the output and of the input.
-
-        Raises:
-            UnsupportedOperation: an axis was narrowed that the kernel cannot be narrowed along.
-        """
-
-    def scaled(self, weight: Tensor, factor: Tensor) -> Tensor | None:
-        """The weight whose product is `factor` times this one's; None if there is none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dense:
-    """(…, in) × (out, in) → (…, out)."""
-
-    def mixed_axis(self, weight: Tensor) -> int | None:
-        """The last."""
-        return -1
-
-    def apply(self, weight: Tensor, h: Tensor) -> Tensor:
-        """H Wᵀ."""
-        return h @ weight.transpose(0, 1)
-
-    def terms(self, weight: Tensor) -> int:
-        """The inputs."""
-        return weight.shape[1]
-
-    def restrict(self, weight: Tensor, out: Kept, into: Kept) -> tuple[Kernel, Tensor]:
-        """Rows by the output's last axis, columns by the input's."""
-        _same_axes(out[:-1], into[:-1], "a linear layer")
-        return self, restrict(weight, (out[-1], into[-1]))
-
-    def scaled(self, weight: Tensor, factor: Tensor) -> Tensor | None:
-        """Rows are scaled, where the factor varies along the last axis only."""
-        if any(size != 1 for size in factor.shape[:-1]):
-            return None
-        return weight * factor.reshape(-1, 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Convolve:
-    """(1, in, positions…) × (out, in ÷ groups, taps…) → (1, out, positions…).
-
-    Torch computes it in float64 as a product of matrices: any order of summation is covered.
-    """
-
-    stride: tuple[int, ...]
-    padding: tuple[int, ...] | str
-    dilation: tuple[int, ...]
-    groups: int
-
-    def mixed_axis(self, weight: Tensor) -> int | None:
-        """The channels; a depthwise convolution sums none of them."""
-        return None if weight.shape[1] == 1 and self.groups > 1 else 1
-
-    def apply(self, weight: Tensor, h: Tensor) -> Tensor:
-        """The convolution without its bias."""
-        convolution = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
-        result: Tensor = convolution(h, weight, None, self.stride, self.padding, self.dilation, self.groups)
-        return result
-
-    def terms(self, weight: Tensor) -> int:
-        """Channels of a group times taps."""
-        return math.prod(weight.shape[1:])
-
-    def restrict(self, weight: Tensor, out: Kept, into: Kept) -> tuple[Kernel, Tensor]:
-        """Output channels by the weight's first axis; input channels by its second."""
-        _same_axes((*out[:1], *out[2:]), (*into[:1], *into[2:]), "a convolution")
-        if any(index is not None for index in (*into[:1], *into[2:])):
-            raise UnsupportedOperation("a convolution was narrowed along its batch or its positions")
-        if self.groups == 1:
-            return self, restrict(weight, (out[1], into[1], *[None] * (weight.dim() - 2)))
-        narrowed = weight if out[1] is None else weight.index_select(0, out[1])
-        made, read = len(weight) // self.groups, weight.shape[1]
-        if read == 1:  # depthwise: each group is an input channel
-            groups = torch.arange(self.groups) if into[1] is None else into[1]
-            every = torch.arange(len(weight)) if out[1] is None else out[1]
-            if not torch.equal(every // made, groups.repeat_interleave(len(every) // max(1, len(groups)))):
-                raise UnsupportedOperation("a depthwise convolution lost other channels than its input")
-            return Convolve(self.stride, self.padding, self.dilation, len(groups)), narrowed
-        self._share(out[1], made)
-        first = self._share(into[1], read)
-        return self, narrowed if first is None else narrowed.index_select(1, first)
-
-    def _share(self, kept: Tensor | None, size: int) -> Tensor | None:
-        """What the first group keeps; every other must keep the same of its own."""
-        if kept is None:
-            return None
-        first = kept[: len(kept) // self.groups]
-        if not torch.equal(torch.cat([first + g * size for g in range(self.groups)]), kept):
-            raise UnsupportedOperation(f"a grouped convolution (groups={self.groups}) kept unequal shares")
-        return first
-
-    def scaled(self, weight: Tensor, factor: Tensor) -> Tensor | None:
-        """Output channels are scaled, where the factor varies along the channels only."""
-        shape = (1,) * (weight.dim() - factor.dim()) + tuple(factor.shape)
-        if any(size != 1 for k, size in enumerate(shape) if k != 1):
-            return None
-        return weight * factor.reshape(-1, *[1] * (weight.dim() - 1))
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """Elementwise product with a weight that broadcasts to the tensor."""
-
-    def mixed_axis(self, weight: Tensor) -> int | None:
-        """Nothing is summed."""
-        return None
-
-    def apply(self, weight: Tensor, h: Tensor) -> Tensor:
-        """W · h."""
-        return weight * h
-
-    def terms(self, weight: Tensor) -> int:
-        """One."""
-        return 1
-
-    def restrict(self, weight: Tensor, out: Kept, into: Kept) -> tuple[Kernel, Tensor]:
-        """By the output's axes; the input's are the same but where it is broadcast."""
-        return self, restrict(weight, out)
-
-    def scaled(self, weight: Tensor, factor: Tensor) -> Tensor | None:
-        """The product of both."""
-        return weight * factor
-
-
-def _same_axes(out: Kept, into: Kept, what: str) -> None:
-    for a, b in zip(out, into, strict=True):
-        same = (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b))
-        if not same:
-            raise UnsupportedOperation(f"{what} was narrowed along an axis that it does not mix")
+from edgeprune.kernels import Convolve, Dense, Kept, Kernel, Scale, restrict
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -397,3 +238,26 @@ class Twin:
     g: Form
     sources: tuple[str, ...]
     kept: Kept
+
+
+__all__ = [
+    "Affine",
+    "Application",
+    "Constant",
+    "Convolve",
+    "Dense",
+    "Elementwise",
+    "Form",
+    "Input",
+    "Kept",
+    "Kernel",
+    "Maximum",
+    "Product",
+    "Scale",
+    "Scene",
+    "Softmax",
+    "Structural",
+    "Sum",
+    "Twin",
+    "restrict",
+]

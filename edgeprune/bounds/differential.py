@@ -176,14 +176,7 @@ def propagate(
     readers = Counter(source for twin in twins for source in twin.sources)
     reached: dict[str, Reach] = {}
     for twin in twins:
-        sources = [reached[name] for name in twin.sources]
-        try:
-            reached[twin.name] = _visit(twin, sources, inputs)
-        except UnsupportedOperation as reason:
-            raise UnsupportedOperation(
-                f"{twin.name}: {reason}; there is no deterministic bound for this model, "
-                "the statistical ones still hold."
-            ) from reason
+        reached[twin.name] = visit(twin, [reached[name] for name in twin.sources], inputs)
         if wanted is None:
             continue
         for name in twin.sources:
@@ -191,6 +184,21 @@ def propagate(
             if not readers[name] and name not in wanted:
                 reached.pop(name, None)
     return reached
+
+
+def visit(twin: Twin, sources: Sequence[Reach], inputs: Mapping[str, Interval]) -> Reach:
+    """What a node can be, given what its sources can be.
+
+    Raises:
+        UnsupportedOperation: see `difference`; the message names the node.
+    """
+    try:
+        return _visit(twin, sources, inputs)
+    except UnsupportedOperation as reason:
+        raise UnsupportedOperation(
+            f"{twin.name}: {reason}; there is no deterministic bound for this model, "
+            "the statistical ones still hold."
+        ) from reason
 
 
 def _visit(twin: Twin, sources: Sequence[Reach], inputs: Mapping[str, Interval]) -> Reach:

@@ -1,0 +1,289 @@
+"""Δ-CROWN: how far the pruned net can be from the original on a whole domain, by linear bounds.
+
+Three tiers, each sound by itself, each the start of the next; the best bound so far counts:
+
+1. difference intervals (`edgeprune.bounds.differential`), met with affine forms of the input
+   (`edgeprune.bounds.forward`), node by node;
+2. before each activation the units that can still be on both sides of a corner are bounded again by a
+   backward walk (`edgeprune.bounds.backward`), and what was found is used for every later node;
+3. the free choices of the backward walk from the outputs are optimised by gradient descent.
+
+Source:
+    Zhang et al. (2018), CROWN; Xu et al. (2021), α-CROWN (optimised slopes); the twin form and the
+    bounds' rounding are derived in `edgeprune.bounds.backward`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from edgeprune.bounds.backward import Backward, Rows, Tuning, preferred_share, unit_rows
+from edgeprune.bounds.differential import Difference, Reach, enclose, fold, visit
+from edgeprune.bounds.forward import Forms, start
+from edgeprune.bounds.layer import layer_of, quadratic_delta
+from edgeprune.bounds.quadratic import Ascent
+from edgeprune.bounds.relax import is_relu
+from edgeprune.domains import Domain
+from edgeprune.errors import UnsupportedOperation
+from edgeprune.forms import Affine, Elementwise, Input, Structural, Twin
+from edgeprune.intervals import Interval, up
+
+LIMIT = 5e6
+"""Free choices at one activation; above, all rows share one set."""
+
+MEMORY = 3e7
+"""Numbers that the coefficients of one backward walk may hold at one node."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Effort:
+    """How hard to try.
+
+    Attributes:
+        budget_s: seconds after which no new refinement is begun; what was found so far stands.
+        refine: bound unstable units again by backward walks.
+        symbols: most input values that affine forms are carried for.
+        steps: of the optimisation of the outputs' bounds; 0 for none.
+        quadratic: bound the Δ of linear layers behind a ReLU by `edgeprune.bounds.layer` too.
+    """
+
+    budget_s: float = 60.0
+    refine: bool = True
+    symbols: int = 1024
+    steps: int = 20
+    quadratic: bool = False
+
+
+class Progression:
+    """Both nets walked once from the inputs on, every node refined before it is read."""
+
+    def __init__(
+        self,
+        twins: Sequence[Twin],
+        domains: Mapping[str, Domain],
+        inputs: Mapping[str, Interval],
+        effort: Effort,
+    ) -> None:
+        self.twins = tuple(twins)
+        self.domains = domains
+        self.inputs = inputs
+        self.effort = effort
+        self.deadline = time.monotonic() + effort.budget_s
+        self.reached: dict[str, Reach] = {}
+        self.backward = Backward(self.twins, self.reached, domains)
+        self.rows = 0
+        self._curved = {twin.sources[0] for twin in self.twins if isinstance(twin.f, Elementwise)}
+        self._by_name = {twin.name: twin for twin in self.twins}
+        self._exact: set[str] = set()
+
+    @property
+    def time_left(self) -> bool:
+        """Whether the budget is not spent."""
+        return time.monotonic() < self.deadline
+
+    def run(self) -> None:
+        """Walk; `reached` holds every node afterwards.
+
+        Raises:
+            UnsupportedOperation: a node has no rule; see `edgeprune.bounds.differential.difference`.
+        """
+        forms = Forms(start(self.domains, self.inputs, self.effort.symbols), self.twins)
+        for twin in self.twins:
+            reach = visit(twin, [self.reached[name] for name in twin.sources], self.inputs)
+            reach = forms.step(twin, self.reached, reach)
+            self.reached[twin.name] = reach
+            self._note_exact(twin)
+            if self.effort.quadratic and self.time_left:
+                self._sharpen(twin)
+            if self.effort.refine and twin.name in self._curved and twin.name not in self._exact:
+                self._refine(twin)
+                forms.tighten(twin.name, self.reached[twin.name])
+
+    def _sharpen(self, twin: Twin) -> None:
+        """Meet Δ with the quadratic certificate of the layer that the node reads, if it has one."""
+        layer = layer_of(twin, self._by_name)
+        reach = self.reached[twin.name]
+        if layer is None or not bool((reach.delta.high > reach.delta.low).any()):
+            return
+        found = quadratic_delta(layer, self.reached, self.domains, Ascent())
+        self.reached[twin.name] = replace(reach, delta=reach.delta.meet(found))
+
+    def _note_exact(self, twin: Twin) -> None:
+        """Inputs that are only moved, and one affine map of them, are exact as intervals."""
+        moved = isinstance(twin.f, Structural) and not twin.f.terms and len(twin.sources) == 1
+        if isinstance(twin.f, Input) or (moved and twin.sources[0] in self._exact):
+            self._exact.add(twin.name)
+        elif isinstance(twin.f, Affine) and twin.sources[0] in self._exact:
+            source = self.twins[self.backward.place[twin.sources[0]]]
+            if not isinstance(source.f, Affine):
+                self._exact.add(twin.name)
+
+    def _refine(self, twin: Twin) -> None:
+        """Bound again what is not yet on one side of a corner of the activation that reads it."""
+        name = twin.name
+        reader = next(t for t in self.twins if isinstance(t.f, Elementwise) and t.sources[0] == name)
+        assert isinstance(reader.f, Elementwise)
+        relu = is_relu(reader.f.curve)
+        for which in ("f", "g", "delta"):
+            reach = self.reached[name]
+            if which == "delta":
+                index = _undecided(reach.f_kept, relu) & _undecided(reach.g, relu)
+                index = index & (reach.delta.high > reach.delta.low)
+            else:
+                index = _undecided(reach.f if which == "f" else reach.g, relu)
+            flat = index.reshape(-1).nonzero().reshape(-1)
+            if len(flat) and self.time_left:
+                self._bound_again(name, which, flat)
+
+    def _bound_again(self, name: str, which: str, index: Tensor) -> None:
+        reach = self.reached[name]
+        before = {"f": reach.f, "g": reach.g, "delta": reach.delta}[which]
+        low, high = before.low.reshape(-1).clone(), before.high.reshape(-1).clone()
+        for part in torch.split(index, self.chunk()):
+            if not self.time_left:
+                break
+            self.rows += 2 * len(part)
+            with torch.no_grad():
+                top = self.backward.upper(name, unit_rows(reach, which, part, 1.0))
+                bottom = -self.backward.upper(name, unit_rows(reach, which, part, -1.0))
+            high[part], low[part] = torch.minimum(high[part], top), torch.maximum(low[part], bottom)
+        after = before.meet(Interval(low.reshape(before.shape), high.reshape(before.shape)))
+        changed = {"f": reach.f, "g": reach.g, "delta": reach.delta, which: after}
+        delta = changed["delta"]
+        reach = Reach(changed["f"], changed["g"], delta, reach.kept)
+        self.reached[name] = replace(reach, delta=delta.meet(reach.f_kept - reach.g))
+
+    def chunk(self) -> int:
+        """Rows of one backward walk."""
+        widest = max(reach.f.low.numel() for reach in self.reached.values())
+        return int(max(16, min(1024, MEMORY / max(1, widest))))
+
+
+def _undecided(z: Interval, relu: bool) -> Tensor:
+    return (z.low < 0) & (z.high > 0) if relu else z.low < z.high
+
+
+def crown(
+    twins: Sequence[Twin],
+    domains: Sequence[Domain],
+    shapes: Sequence[tuple[int, ...]],
+    names: Sequence[str],
+    outputs: Sequence[str],
+    effort: Effort | None = None,
+) -> Difference:
+    """Bound |f(x) − g(x)| for every x of a domain.
+
+    Args:
+        twins: every node after its sources.
+        domains: one for each input.
+        shapes: of one input each, without the batch axis.
+        names: of the input nodes.
+        outputs: names of the nodes that are the model's outputs.
+
+    Raises:
+        UnsupportedOperation: a node has a form without a rule; an output was narrowed.
+    """
+    effort = effort or Effort()
+    folded = fold(twins, frozenset(outputs))
+    inputs = enclose(domains, shapes, names)
+    by_name = dict(zip(names, domains, strict=True))
+    walk = Progression(folded, by_name, inputs, effort)
+    walk.run()
+    return _outputs(walk, outputs)
+
+
+def _outputs(walk: Progression, outputs: Sequence[str]) -> Difference:
+    bounds = []
+    for name in outputs:
+        reach = walk.reached[name]
+        if any(index is not None for index in reach.kept):
+            raise UnsupportedOperation(f"{name}: an output of the model was narrowed")
+        sides = torch.stack([reach.delta.high.reshape(-1), -reach.delta.low.reshape(-1)])
+        for index in torch.split(torch.arange(sides.shape[1]), max(1, walk.chunk() // 2)):
+            sides[:, index] = torch.minimum(sides[:, index], _both_sides(walk, name, index))
+        bounds.append(up(sides.amax(0).clamp_min(0)).reshape(reach.delta.shape[1:]))
+    worst = max((float(b.max()) for b in bounds if b.numel()), default=0.0)
+    finite = all(bool(torch.isfinite(b).all()) for b in bounds)
+    return Difference(worst if finite else None, tuple(bounds))
+
+
+def _both_sides(walk: Progression, name: str, index: Tensor) -> Tensor:
+    """Upper bounds of Δ and of −Δ of some elements: (2, elements)."""
+    reach = walk.reached[name]
+    first, second = (unit_rows(reach, "delta", index, sign).delta for sign in (1.0, -1.0))
+    assert first is not None
+    assert second is not None
+    rows = Rows(None, None, torch.cat([first, second]))
+    with torch.no_grad():
+        best = walk.backward.upper(name, rows)
+    if walk.effort.steps and walk.time_left:
+        best = torch.minimum(best, optimised(walk, name, rows))
+    return best.reshape(2, -1)
+
+
+def optimised(walk: Progression, name: str, rows: Rows) -> Tensor:
+    """The least upper bounds that gradient descent on the free choices finds; one set of choices a row."""
+    n = len(next(a for a in (rows.f, rows.g, rows.delta) if a is not None))
+    tunings = _tunings(walk, name, n)
+    free = [t for tuning in tunings.values() for t in (tuning.f, tuning.g, tuning.share)]
+    if not free:
+        return torch.full(
+            (len(rows.delta if rows.delta is not None else ()),), torch.inf, dtype=torch.float64
+        )
+    descent = torch.optim.Adam(free, lr=0.1)
+    best: Tensor | None = None
+    kept = [t.detach().clone() for t in free]
+    for step in range(walk.effort.steps):
+        with torch.enable_grad():
+            bound = walk.backward.upper(name, rows, tunings, rounded=False)
+            finite = bound.isfinite()
+            if not bound.requires_grad or not bool(finite.any()):
+                break
+            gradients = torch.autograd.grad(bound[finite].sum(), free, allow_unused=True)
+        value = bound.detach()
+        better = torch.ones_like(value, dtype=torch.bool) if best is None else value < best
+        best = value if best is None else torch.minimum(best, value)
+        with torch.no_grad():
+            for t, old, gradient in zip(free, kept, gradients, strict=True):
+                mine = better if len(old) == len(better) else better.all()[None]
+                old.copy_(torch.where(mine.reshape(-1, *[1] * (old.dim() - 1)), t, old))
+                t.grad = torch.zeros_like(t) if gradient is None else gradient.nan_to_num()
+        descent.param_groups[0]["lr"] = 0.1 * 0.93**step
+        descent.step()
+        with torch.no_grad():
+            for t in free:
+                t.clamp_(0, 1)
+        if not walk.time_left:
+            break
+    fixed = iter(kept)
+    found = {k: Tuning(next(fixed), next(fixed), next(fixed)) for k in tunings}
+    with torch.no_grad():
+        return walk.backward.upper(name, rows, found)
+
+
+def _tunings(walk: Progression, name: str, rows: int) -> dict[str, Tuning]:
+    """What can be chosen on the way from a node back to the inputs, at its default."""
+    found = {}
+    for twin in walk.twins[: walk.backward.place[name] + 1]:
+        if not (isinstance(twin.f, Elementwise) and isinstance(twin.g, Elementwise)):
+            continue
+        h = walk.reached[twin.sources[0]]
+        on_f, on_g, apart = walk.backward.lines_of(twin, None)
+        if not bool((on_f.high > on_f.low).any() | (on_g.high > on_g.low).any()):
+            continue
+        n = rows if rows * h.f.low.numel() <= LIMIT else 1
+        share = torch.zeros_like(h.g.low) if apart is None else preferred_share(h, on_f, on_g, apart)
+        f, g, share = (
+            t.expand(n, *t.shape[1:]).clone().requires_grad_() for t in (_lower(h.f), _lower(h.g), share)
+        )
+        found[twin.name] = Tuning(f, g, share)
+    return found
+
+
+def _lower(z: Interval) -> Tensor:
+    return (z.high > -z.low).to(torch.float64)

@@ -1,0 +1,116 @@
+"""Quadratic certificates where a net has the layers for them: linear, ReLU, linear.
+
+With h = relu(P x + p₀) the hidden layer of the original, S its units that are left and Δh = h[S] − h_g,
+    z_f[kept] − z_g = (W_kept − [V on S]) h + (b_kept − c) + V Δh,
+exactly. The first part is a residual of one layer, a function of the original's x alone: it is bounded by
+`edgeprune.bounds.quadratic` over the box of x (and its ball, where x is an input in one). The second part
+is bounded by what is known of Δh; behind the first layer it is zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edgeprune.bounds.differential import Reach
+from edgeprune.bounds.interval import affine
+from edgeprune.bounds.quadratic import Ascent, Region, Residual, layer_bounds
+from edgeprune.bounds.relax import is_relu
+from edgeprune.domains import Domain, L2Ball
+from edgeprune.forms import Affine, Dense, Elementwise, Twin, restrict
+from edgeprune.intervals import UNIT_ROUNDOFF, Interval
+
+LARGEST = 1024
+"""Units of a hidden layer beyond which its certificate takes too long."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """A hidden layer and its reader.
+
+    Attributes:
+        first: the linear node that makes the units.
+        hidden: their ReLU.
+        reader: the linear node that reads them.
+    """
+
+    first: Twin
+    hidden: Twin
+    reader: Twin
+
+
+def layer_of(reader: Twin, twins: Mapping[str, Twin]) -> Layer | None:
+    """The layer that a node reads, if a quadratic certificate speaks about it."""
+    if not (isinstance(reader.f, Affine) and isinstance(reader.g, Affine)):
+        return None
+    hidden = twins[reader.sources[0]]
+    if not (isinstance(hidden.f, Elementwise) and is_relu(hidden.f.curve)):
+        return None
+    first = twins[hidden.sources[0]]
+    if not isinstance(first.f, Affine):
+        return None
+    maps = (reader.f, reader.g, first.f)
+    if not all(isinstance(m.kernel, Dense) for m in maps) or len(first.f.weight) > LARGEST:
+        return None
+    return Layer(first, hidden, reader) if len(reader.kept) == 2 else None
+
+
+def region_of(layer: Layer, reached: Mapping[str, Reach], domains: Mapping[str, Domain]) -> Region:
+    """Where the layer's input lies: its box, or the ball of an input in one."""
+    name = layer.first.sources[0]
+    box = reached[name].f
+    domain = domains.get(name)
+    if isinstance(domain, L2Ball) and isinstance(layer.first.f, Affine):
+        center = torch.as_tensor(domain.center, dtype=torch.float64).expand(box.low[0].shape).clone()
+        return Region(center, None, (center, domain.radius))
+    return Region(box.center[0], box.radius[0])
+
+
+def residual_of(layer: Layer) -> Residual:
+    """(W_kept − [V on S]) relu(P x + p₀) + b_kept − c."""
+    first, f, g = layer.first.f, layer.reader.f, layer.reader.g
+    assert isinstance(first, Affine)
+    assert isinstance(f, Affine)
+    assert isinstance(g, Affine)
+    units = len(first.weight)
+    outgoing = restrict(f.weight, (layer.reader.kept[-1], None)).clone()
+    kept = layer.hidden.kept[-1]
+    kept = torch.arange(units) if kept is None else kept
+    outgoing[:, kept] -= g.weight
+    offset = restrict(f.bias, layer.reader.kept) - g.bias
+    bias = first.bias.expand(units) if first.bias.dim() <= 1 else first.bias.reshape(-1).expand(units)
+    return Residual(first.weight, bias, outgoing, offset.reshape(-1).expand(len(outgoing)))
+
+
+def quadratic_delta(
+    layer: Layer, reached: Mapping[str, Reach], domains: Mapping[str, Domain], ascent: Ascent
+) -> Interval:
+    """An interval of Δ at the layer's reader; see the module's docstring."""
+    first, f, g = layer.first.f, layer.reader.f, layer.reader.g
+    assert isinstance(first, Affine)
+    assert isinstance(f, Affine)
+    assert isinstance(g, Affine)
+    low, high = layer_bounds(residual_of(layer), region_of(layer, reached, domains), ascent)
+    h, x = reached[layer.hidden.name], reached[layer.first.sources[0]]
+    apart = affine(g.linear(), h.delta)
+    by = _inexact(layer, first, f, g, x.f.magnitude, h)
+    return Interval(low[None], high[None]).widen(by) + apart
+
+
+def _inexact(layer: Layer, first: Affine, f: Affine, g: Affine, x: Tensor, h: Reach) -> Tensor:
+    """What the residual's weights can be off by: folded scalings, and the rounding of W − V and b − c."""
+    out = layer.reader.kept
+    size = h.f.magnitude
+    rows = restrict(f.weight, (out[-1], None)).abs()
+    by = size @ restrict(f.weight_error, (out[-1], None)).T + restrict(f.bias_error, out)
+    by = by + h.f_kept.magnitude @ (g.weight_error + 2 * UNIT_ROUNDOFF * g.weight.abs()).T + g.bias_error
+    by = by + 2 * UNIT_ROUNDOFF * (size @ rows.T + restrict(f.bias, out).abs() + g.bias.abs())
+    moved = x @ first.weight_error.T + first.bias_error
+    kept = h.kept[-1]
+    heard = moved if kept is None else moved.index_select(-1, kept)
+    by = by + moved @ rows.T + heard @ g.weight.abs().T
+    return by * (1 + 1e-9) + (math.sqrt(UNIT_ROUNDOFF) * UNIT_ROUNDOFF)
