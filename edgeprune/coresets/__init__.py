@@ -6,16 +6,37 @@ To add a method, write a `Coreset` in a file of this folder and name an instance
 
 from __future__ import annotations
 
+from edgeprune.coresets.bn_scale import BatchNormScale
 from edgeprune.coresets.coreset import Coreset, Evidence, Hearing
-from edgeprune.coresets.gram import Gram
+from edgeprune.coresets.fpgm import Fpgm
+from edgeprune.coresets.gram import Gram, GramForward
+from edgeprune.coresets.learned import Learned
 from edgeprune.coresets.magnitude import Magnitude, MagnitudeL1
-from edgeprune.coresets.sensitivity import Sensitivity, SensitivityDraws
+from edgeprune.coresets.pfp import Pfp
+from edgeprune.coresets.refit import MagnitudeRefit
+from edgeprune.coresets.sensitivity import Sensitivity, SensitivityDraws, SensitivityNeuron
+from edgeprune.coresets.taylor import Taylor
 from edgeprune.coresets.uniform import Uniform
 from edgeprune.registry import Registry
 
 CORESETS: Registry[Coreset] = Registry(
     "coresets",
-    (Uniform(), Magnitude(), MagnitudeL1(), Sensitivity(), SensitivityDraws(), Gram()),
+    (
+        Uniform(),
+        Magnitude(),
+        MagnitudeL1(),
+        Fpgm(),
+        BatchNormScale(),
+        Taylor(),
+        Pfp(),
+        MagnitudeRefit(),
+        Sensitivity(),
+        SensitivityDraws(),
+        SensitivityNeuron(),
+        GramForward(),
+        Gram(),
+        Learned(),
+    ),
 )
 
 __all__ = ["CORESETS", "Coreset", "Evidence", "Hearing"]

@@ -28,11 +28,16 @@ class Hearing:
         gram: (n, n) float64, WᵀW: the reader's weights against each other, summed over its
             outputs, taps and positions.
         peak: (n,) float64, max |W| over its outputs, taps and positions.
-        outputs: number of the reader's outputs (the paper's k).
+        outputs: number of the reader's outputs that are left (the paper's k).
+        queries: (outputs, n) float64: the reader's weights where it has one tap; where it has more, the
+            largest |W| over the taps.
+        taps: number of kernel taps and positions through which the reader hears a unit.
         moment: (n, n) float64, E[h hᵀ] of the units as heard, averaged over samples and
             positions; None without data.
         mean: (n,) float64, E[h]; None without data.
         shiftable: whether a constant can be added to what the reader computes.
+        share: (n,) float64, the largest part that a unit has of any output's positive or negative sum, over
+            samples; only for methods that ask for it (`needs_shares`).
     """
 
     node: str
@@ -42,6 +47,9 @@ class Hearing:
     moment: Floats | None = None
     mean: Floats | None = None
     shiftable: bool = False
+    queries: Floats | None = None
+    taps: int = 1
+    share: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,9 @@ class Evidence:
         radii: for each of those layers β, a bound on the l2 norm of what it hears at one
             position, over the whole domain; None where none is known.
         hearings: the readers.
+        scales: for each of those layers (n,) the factors γ of the batch norm that alone follows it, None
+            if there is none.
+        gradients: (n,) float64, E(h ∂L/∂h)² of each unit; only for methods that ask for it.
     """
 
     name: str
@@ -63,6 +74,8 @@ class Evidence:
     activations: tuple[str, ...]
     radii: tuple[float | None, ...]
     hearings: tuple[Hearing, ...]
+    scales: tuple[Floats | None, ...] = ()
+    gradients: Floats | None = None
 
     @property
     def size(self) -> int:
@@ -76,17 +89,30 @@ class Coreset(ABC):
     Attributes:
         name: what users type after --method.
         needs_data: whether the hearings must carry moments.
+        needs_samples: whether those moments, or what else it needs, must come from inputs that can be run.
+        needs_shares: whether the hearings must carry shares.
+        needs_gradients: whether the evidence must carry gradients.
         refits: whether the readers kept weights are refitted by least squares on samples,
             after the choice, against what the original net computes there.
+        matches: whether all layers of the shrunk net are then matched to the original's outputs.
         random: whether the choice depends on the seed.
         source: the paper.
     """
 
     name: ClassVar[str]
     needs_data: ClassVar[bool] = False
+    needs_samples: ClassVar[bool] = False
+    needs_shares: ClassVar[bool] = False
+    needs_gradients: ClassVar[bool] = False
     refits: ClassVar[bool] = False
+    matches: ClassVar[bool] = False
     random: ClassVar[bool] = False
     source: ClassVar[str] = ""
+
+    @property
+    def data(self) -> bool:
+        """Whether the method can do nothing without samples or moments."""
+        return self.needs_data or self.needs_samples or self.needs_shares or self.needs_gradients
 
     @abstractmethod
     def choose(self, evidence: Evidence, size: int, generator: np.random.Generator) -> Selection:

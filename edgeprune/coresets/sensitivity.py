@@ -4,7 +4,9 @@ Unit i is drawn with probability pr(i) ∝ s(i) = max_j |W_ji| · φ(β‖p̃_i�
 are its incoming weights with the bias appended, β bounds the norm of [x; 1] and the maximum runs
 over the reader's outputs (and taps). Each of the m draws adds w_i/(m·pr(i)) to the weight of the
 unit drawn, so that Σ_i u_i φ(p̃_i·x̃) is an unbiased estimate of Σ_i w_i φ(p̃_i·x̃) for every x.
-Negative weights keep their sign; their absolute value enters the score.
+Negative weights keep their sign; their absolute value enters the score. One coreset serves a whole
+layer (Algorithm 2); `sensitivity-neuron` draws one for each reading neuron (Algorithm 1), with the
+positive and the negative weights apart.
 
 Source: Mussay, Osadchy, Braverman, Zhou, Feldman, "Data-Independent Neural Pruning via Coresets",
 ICLR 2020, Algorithms 1 and 2; for channels and residual streams (a unit's sensitivity is the
@@ -20,7 +22,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from edgeprune.coresets.coreset import Coreset, Evidence, Floats
+from edgeprune.coresets.coreset import Coreset, Evidence, Floats, Hearing
 from edgeprune.errors import UnsupportedModel
 from edgeprune.plan import Selection
 
@@ -30,6 +32,8 @@ ADMISSIBLE: dict[str, Callable[[Floats], Floats]] = {
     "sigmoid": lambda z: 1.0 / (1.0 + np.exp(-z)),
     "softplus": lambda z: np.logaddexp(0.0, z),
     "hardsigmoid": lambda z: np.clip(z / 6.0 + 0.5, 0.0, 1.0),
+    "step": lambda z: np.where(z >= 0.0, 1.0, 0.0),
+    "soft_clip": lambda z: np.logaddexp(0.0, z) - np.logaddexp(0.0, z - 1.0),
 }
 """Activations that the theorem covers: non-negative and non-decreasing."""
 
@@ -74,6 +78,52 @@ class SensitivityDraws(Sensitivity):
 
     def _draw(self, probability: Floats, size: int, generator: np.random.Generator) -> Floats:
         return generator.multinomial(size, probability / probability.sum()).astype(np.float64)
+
+
+class SensitivityNeuron(Coreset):
+    """A coreset for each reading neuron (Algorithm 1), within a common set of m units.
+
+    The m units are drawn as for a layer. Each neuron j then draws among them with pr_j(i) ∝ |W_ji| φ(β‖p̃_i‖),
+    its positive and its negative weights apart, as often as the layer's draw took, and a unit's weight
+    becomes W_ji · n_j(i)/(m_j pr_j(i)). What a neuron loses with the units outside the set is spread over
+    those of the same sign in proportion, so that each signed sum keeps its expectation under the scores.
+    No guarantee is stated: the neurons' draws are confined to units that were drawn for all.
+    """
+
+    name: ClassVar[str] = "sensitivity-neuron"
+    random: ClassVar[bool] = True
+    source: ClassVar[str] = "Mussay et al., ICLR 2020, Algorithm 1, confined to one set of units"
+
+    def choose(self, evidence: Evidence, size: int, generator: np.random.Generator) -> Selection:
+        layer = Sensitivity().choose(evidence, size, generator)
+        response = np.max([_largest_response(evidence, k) for k in range(len(evidence.rows))], axis=0)
+        factors = {
+            hearing.node: _per_neuron(hearing, response, layer, generator)
+            for hearing in evidence.hearings
+            if hearing.queries is not None
+        }
+        return Selection(layer.keep, factors=factors)
+
+
+def _per_neuron(
+    hearing: Hearing, response: Floats, layer: Selection, generator: np.random.Generator
+) -> Floats:
+    """For each output and unit, by what its weight is multiplied; (outputs, n)."""
+    assert hearing.queries is not None
+    factors = np.zeros_like(hearing.queries)
+    draws = max(layer.draws or 0, len(layer.keep))
+    for j, query in enumerate(hearing.queries):
+        for sign in (1.0, -1.0) if hearing.taps == 1 else (1.0,):
+            mass = np.maximum(sign * query, 0.0) * response
+            inside = mass[layer.keep]
+            if not inside.sum() > 0:
+                continue
+            probability = inside / inside.sum()
+            counts = generator.multinomial(draws, probability)
+            drawn = counts > 0
+            lost = mass.sum() / inside.sum()
+            factors[j, layer.keep[drawn]] = lost * counts[drawn] / (draws * probability[drawn])
+    return factors
 
 
 def selection(counts: Floats, score: Floats) -> Selection:

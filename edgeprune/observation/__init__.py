@@ -6,8 +6,19 @@
 
 from __future__ import annotations
 
-from edgeprune.observation.evidence import gather
+from edgeprune.observation.evidence import Scene, gather
 from edgeprune.observation.moments import batches, positions
-from edgeprune.observation.patches import NormalEquations, Site, refit, shift_site
+from edgeprune.observation.patches import Landing, NormalEquations, Site, landing, refit, shift_site
 
-__all__ = ["NormalEquations", "Site", "batches", "gather", "positions", "refit", "shift_site"]
+__all__ = [
+    "Landing",
+    "NormalEquations",
+    "Scene",
+    "Site",
+    "batches",
+    "gather",
+    "landing",
+    "positions",
+    "refit",
+    "shift_site",
+]

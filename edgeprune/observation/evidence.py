@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,69 +11,164 @@ from torch import Tensor
 
 from edgeprune.coresets import Evidence, Hearing
 from edgeprune.coresets.coreset import Floats
-from edgeprune.graph import Graph, Group, Ints, Node, Reader
-from edgeprune.observation.moments import Moments, listen, positions
+from edgeprune.graph import Alive, Graph, Group, Ints, Node, Reader
+from edgeprune.observation.gaussian import isotropic, known
+from edgeprune.observation.importance import gradients_of, shares_of
+from edgeprune.observation.knowledge import Knowledge
+from edgeprune.observation.moments import listen, positions
 from edgeprune.observation.patches import shift_site
+from edgeprune.observation.propagation import propagate
 
 KEEPS_CHANNELS = ("batch_norm", "dropout", "clone", "contiguous", "alias", "detach")
 
 
-def gather(
-    graph: Graph,
-    group: Group,
-    weights: Mapping[str, Tensor],
-    samples: Sequence[Tensor] | None,
-    radii: Mapping[str, float],
-    generator: torch.Generator,
-) -> Evidence:
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A net that is being pruned, and what is known of its inputs.
+
+    Attributes:
+        weights: the current weights at original sizes, by qualified name.
+        alive: what is left of every axis under the groups chosen so far.
+        knowledge: where second moments come from; None for a choice that asks for none.
+        radii: by name of a making node, a bound on the l2 norm of what it hears.
+        generator: for the part of the positions that is used.
+        labels: classes of the samples, int64 (n,), where known.
+    """
+
+    graph: Graph
+    weights: Mapping[str, Tensor]
+    alive: Alive
+    knowledge: Knowledge | None
+    radii: Mapping[str, float]
+    generator: torch.Generator
+    labels: Tensor | None = None
+
+
+def gather(scene: Scene, group: Group, *, shares: bool = False, gradients: bool = False) -> Evidence:
     """All that a coreset method may see of a group.
 
     Args:
-        weights: the current weights at original sizes, by qualified name.
-        samples: calibration inputs, or None for a data-independent choice.
-        radii: by name of a making node, a bound on the l2 norm of what it hears.
-        generator: for the part of the positions that is used.
+        shares: also what part each unit has of its readers' sums, over the samples.
+        gradients: also the mean squared first-order change of the loss without each unit.
     """
+    graph, samples = scene.graph, None if scene.knowledge is None else scene.knowledge.samples
     plain = [reader for reader in group.readers if reader.weight is not None]
-    sums = (
-        listen(graph, group, plain, weights, samples, generator)
-        if samples is not None
-        else [None] * len(plain)
-    )
-    hearings = tuple(_hearing(graph, group, r, weights, m) for r, m in zip(plain, sums, strict=True))
     makers = [graph.nodes[name] for name in group.producers]
+    rows = tuple(_rows(graph, group, maker, scene.weights) for maker in makers)
+    activations = tuple(activation_after(graph, maker) for maker in makers)
+    laws = _moments(scene, group, plain, makers)
+    fixed = torch.Generator().manual_seed(0)  # these methods count as deterministic
+    parts: Sequence[Floats | None] = [None] * len(plain)
+    if shares and samples is not None:
+        parts = shares_of(graph, group, plain, scene.weights, samples, fixed)
     return Evidence(
         group.name,
-        tuple(_rows(graph, group, maker, weights) for maker in makers),
-        tuple(activation_after(graph, maker) for maker in makers),
-        tuple(radii.get(maker.name) for maker in makers),
-        hearings,
+        rows,
+        activations,
+        tuple(scene.radii.get(maker.name) for maker in makers),
+        tuple(_hearing(scene, group, r, m, s) for r, m, s in zip(plain, laws, parts, strict=True)),
+        tuple(_scale(graph, group, maker, scene.weights) for maker in makers),
+        gradients_of(graph, group, plain, scene.weights, samples, fixed, scene.labels)
+        if gradients and samples is not None
+        else None,
     )
 
 
-def _hearing(
-    graph: Graph, group: Group, reader: Reader, weights: Mapping[str, Tensor], moments: Moments | None
-) -> Hearing:
+Known = tuple[Floats, Floats] | None
+"""Mean (n,) and second moment (n, n) of what a reader hears of a group."""
+
+
+def _moments(scene: Scene, group: Group, readers: Sequence[Reader], makers: Sequence[Node]) -> list[Known]:
+    """For each reader, from the best that is known."""
+    graph, knowledge = scene.graph, scene.knowledge
+    if knowledge is None:
+        return [None] * len(readers)
+    if knowledge.samples is not None:
+        heard = listen(graph, group, readers, scene.weights, knowledge.samples, scene.generator)
+        return [(m.mean, m.second_moment) for m in heard]
+    if knowledge.moments is not None:
+        reached = propagate(graph, scene.weights, knowledge.moments)
+        return [_placed(reached[reader.data], reader, group.size) for reader in readers]
+    if knowledge.source != "none" or not makers:
+        return [None] * len(readers)
+    # all inputs of the units' own layer alike and independent: the original's rows, so that no order matters
+    rows = np.concatenate([_rows(graph, group, maker, graph.weights) for maker in makers], axis=1)
+    activation = next((a for maker in makers if (a := activation_after(graph, maker))), "relu")
+    return [isotropic(rows, activation if known(activation) else "relu")] * len(readers)
+
+
+def _placed(law: tuple[Floats, Floats], reader: Reader, size: int) -> tuple[Floats, Floats]:
+    """Moments of units out of moments of values; averaged over the positions of a unit."""
+    first, second = np.zeros(size), np.zeros((size, size))
+    places = positions(reader.units, size)
+    for place in places:
+        index, there = place.clip(0), (place >= 0).astype(np.float64)
+        first += law[0][index] * there
+        second += law[1][np.ix_(index, index)] * np.outer(there, there)
+    return first / len(places), second / len(places)
+
+
+def _hearing(scene: Scene, group: Group, reader: Reader, law: Known, share: Floats | None) -> Hearing:
     assert reader.weight is not None
     units = next(p.units for p in group.places if p.weight == reader.weight and p.axis == reader.axis)
-    weight = weights[reader.weight].double()
-    flat = weight.movedim(reader.axis, 0).reshape(weight.shape[reader.axis], -1).numpy()
-    n = group.size
-    gram, peak = np.zeros((n, n)), np.zeros(n)
-    for place in positions(units, n):
+    weight = _living(scene, reader)
+    turned = weight.movedim(reader.axis, 0)
+    flat = turned.reshape(len(turned), -1).numpy()
+    n, outputs = group.size, turned.shape[1] if turned.dim() > 1 else 1
+    gram, peak, single = np.zeros((n, n)), np.zeros(n), np.zeros((outputs, n))
+    places = positions(units, n)
+    taps = flat.shape[1] // outputs * len(places)
+    for place in places:
         there = place >= 0
         queries = flat[place.clip(0)] * there[:, None]
         gram += queries @ queries.T
         peak = np.maximum(peak, np.abs(queries).max(axis=1, initial=0.0))
+        each = queries.reshape(n, outputs, -1)
+        single = np.maximum(single, np.abs(each).max(axis=2).T) if taps > 1 else each[:, :, 0].T
     return Hearing(
         reader.node,
         gram,
         peak,
-        outputs=int(weight.shape[0]),
-        moment=None if moments is None else moments.second_moment,
-        mean=None if moments is None else moments.mean,
-        shiftable=reader.compensable and shift_site(graph, reader) is not None,
+        outputs=int((np.abs(single).max(axis=1, initial=0.0) > 0).sum()) or outputs,
+        moment=None if law is None else law[1],
+        mean=None if law is None else law[0],
+        shiftable=reader.compensable and shift_site(scene.graph, reader) is not None,
+        queries=single,
+        taps=taps,
+        share=share,
     )
+
+
+def _living(scene: Scene, reader: Reader) -> Tensor:
+    """A reader's weight, float64, with zeros for outputs that were removed before."""
+    assert reader.weight is not None
+    weight = scene.weights[reader.weight].double()
+    node = next((n for n in scene.graph.nodes.values() if n.target == reader.weight), None)
+    if node is None or node.operation != "weight":
+        return weight
+    for axis, mask in enumerate(scene.alive.axes(node.name)):
+        if axis != reader.axis and not mask.all():
+            sizes = [-1 if k == axis else 1 for k in range(weight.dim())]
+            weight = weight * torch.from_numpy(mask).to(weight).reshape(sizes)
+    return weight
+
+
+def _scale(graph: Graph, group: Group, maker: Node, weights: Mapping[str, Tensor]) -> Floats | None:
+    """γ of the batch norm that alone follows a layer, by unit."""
+    users = graph.users(maker.name)
+    name = graph.weight_of(maker["weight"])
+    if len(users) != 1 or users[0].operation != "batch_norm" or name is None:
+        return None
+    factor = graph.weight_of(users[0].get("weight"))
+    if factor is None:
+        return None
+    units = next((p.units for p in group.places if p.weight == factor), None)
+    if units is None:
+        return None
+    values = weights[factor].double().numpy()
+    places = positions(units, group.size)
+    total = np.sum([np.abs(values[place.clip(0)]) * (place >= 0) for place in places], axis=0)
+    return np.asarray(total, dtype=np.float64)
 
 
 def _rows(graph: Graph, group: Group, maker: Node, weights: Mapping[str, Tensor]) -> Floats:
@@ -126,4 +222,4 @@ def activation_after(graph: Graph, maker: Node) -> str:
         )
 
 
-__all__ = ["Ints", "activation_after", "gather"]
+__all__ = ["Ints", "Scene", "activation_after", "gather"]

@@ -220,7 +220,7 @@ def refit(
     weight = weights[reader.weight]
     taps = tuple(weight.shape[2:])
     unknowns = len(channels) * int(torch.tensor(taps).prod()) if taps else len(channels)
-    if not _refittable(node) or unknowns > LARGEST:
+    if not _refittable(node) or reader.axis != 1 or unknowns > LARGEST:
         return {}
     site, end = shift_site(graph, reader), landing(graph, reader, weights)
     loud = end.scale[torch.from_numpy(outputs)].abs()
@@ -229,7 +229,8 @@ def refit(
     present = weight.index_select(1, torch.from_numpy(channels)).flatten(1).double()
     limit = max(1, ROWS * 64 // max(len(samples[0]), 1))
     wanted = frozenset({reader.data, end.node})
-    for k, batch in enumerate(_split(batches(graph, samples))):
+    parts = batches(graph, samples)
+    for k, batch in enumerate(parts if graph.batch is not None else _split(parts)):
         heard = graph.values(batch, weights, wanted)
         target = graph.values(batch, {}, frozenset({end.node}))[end.node]
         rows = patches(node, taps, heard[reader.data], channels)

@@ -10,20 +10,43 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from edgeprune.coresets import CORESETS, Coreset
-from edgeprune.errors import CalibrationError
+from edgeprune.errors import CalibrationError, UsageError
 from edgeprune.graph import Coupling, Graph, Group, Reader
-from edgeprune.observation import batches, gather, landing, positions, refit, shift_site
+from edgeprune.observation import Scene, batches, gather, landing, positions, refit, shift_site
+from edgeprune.observation.knowledge import Knowledge, know
 from edgeprune.plan import Plan, Selection
 from edgeprune.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
+
+DIRECTIONS = ("bottom-up", "top-down")
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How groups are visited, and where second moments come from.
+
+    Attributes:
+        source: `samples`, `synthetic`, `moments` or `none` (see `edgeprune.observation.knowledge`).
+        direction: `bottom-up`, or `top-down` for methods that look at weights only.
+        recalibrate: re-estimate the statistics of batch norms at the end (methods that do not refit; needs
+            samples).
+        bounds: of every input value, where known, for synthetic inputs.
+    """
+
+    source: str = "samples"
+    direction: str = "bottom-up"
+    recalibrate: bool = False
+    bounds: tuple[float, float] | None = None
 
 
 def choose(
@@ -34,7 +57,9 @@ def choose(
     *,
     seed: int,
     radii: Mapping[str, float] | None = None,
+    manner: Manner | None = None,
     recalibrate: bool = False,
+    labels: Tensor | None = None,
     progress: Progress = silent,
 ) -> Plan:
     """Choose the units of every group that shall become narrower.
@@ -44,44 +69,88 @@ def choose(
         method: name of a coreset.
         samples: calibration inputs, float32, samples first; None for a data-independent plan.
         radii: by making node, a bound on the l2 norm of what it hears (see `Evidence`).
-        recalibrate: re-estimate the statistics of batch norms at the end (methods that do not
-            refit; needs samples).
+        manner: how; the default is bottom-up, from samples.
+        recalibrate: the same as the manner's.
+        labels: classes of the samples, int64 (n,), for methods that use them.
 
     Raises:
         CalibrationError: the method needs data and there is none.
         UnsupportedModel: an assumption of the method fails for a group.
+        UsageError: the direction does not fit the method.
     """
-    coreset = CORESETS[method]
-    if samples is None and (coreset.needs_data or recalibrate):
-        raise CalibrationError(
-            f"--method {method} needs a calibration set; give one with --calibration, or choose a "
-            "data-independent method such as sensitivity."
-        )
+    coreset, manner = CORESETS[method], manner or Manner()
+    again = recalibrate or manner.recalibrate
+    knowledge = _knowledge(coupling, coreset, manner, samples, seed, again, progress)
     random, torch_random = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     weights = dict(coupling.graph.weights)
     selections: dict[str, Selection] = {}
     fitted: dict[str, Reader] = {}
     todo = [group for group in coupling.groups if widths[group.name] < group.size]
-    data = samples if coreset.needs_data else None
+    if manner.direction == "top-down":
+        todo.reverse()
+    run = knowledge.samples if knowledge is not None else None
     for group in progress(todo, f"choosing ({method})", len(todo)):
-        evidence = gather(coupling.graph, group, weights, data, radii or {}, torch_random)
+        alive = coupling.alive({name: selection.keep for name, selection in selections.items()})
+        known = knowledge if coreset.data else None
+        scene = Scene(coupling.graph, weights, alive, known, radii or {}, torch_random, labels)
+        evidence = gather(scene, group, shares=coreset.needs_shares, gradients=coreset.needs_gradients)
         selection = coreset.choose(evidence, widths[group.name], random)
         selections[group.name] = selection
         _compensate(coupling, group, selection, weights)
-        if coreset.refits and samples is not None:
+        if coreset.refits and run is not None:
             for reader in _distinct(group.readers):
-                _refit(coupling, reader, selections, weights, samples, torch_random)
+                _refit(coupling, reader, selections, weights, run, torch_random)
                 fitted.pop(reader.node, None)
                 fitted[reader.node] = reader
         logger.info(
             "%s: %d of %d units kept, error %s", group.name, len(selection.keep), group.size, selection.error
         )
-    if samples is not None:
-        _settle(coupling, fitted, selections, weights, samples, torch_random, progress)
-    if recalibrate and samples is not None:
-        _recalibrate(coupling, weights, samples)
+    if run is not None and fitted:
+        _settle(coupling, fitted, selections, weights, run, torch_random, progress)
+    if again and run is not None:
+        _recalibrate(coupling, weights, run)
     changed = {name: w for name, w in weights.items() if w is not coupling.graph.weights[name]}
     return Plan(method, selections, changed, _notes(coreset))
+
+
+def _knowledge(
+    coupling: Coupling,
+    coreset: Coreset,
+    manner: Manner,
+    samples: Sequence[Tensor] | None,
+    seed: int,
+    recalibrate: bool,
+    progress: Progress,
+) -> Knowledge | None:
+    """What is known of the inputs; None where the method asks for nothing.
+
+    Raises:
+        CalibrationError: the method needs data and there is none.
+        UsageError: the direction does not fit the method.
+    """
+    if manner.direction not in DIRECTIONS:
+        raise UsageError(f"--direction {manner.direction}: choose {' or '.join(DIRECTIONS)}.")
+    if manner.direction == "top-down" and coreset.data:
+        raise UsageError(
+            f"--direction top-down: {coreset.name} listens to the net below a group as it has become, which "
+            "only bottom-up knows; leave the direction, or use --method sensitivity."
+        )
+    if not coreset.data and not recalibrate:
+        return None
+    knowledge = know(coupling, manner.source, samples, seed, bounds=manner.bounds, progress=progress)
+    if not knowledge.anything:
+        raise CalibrationError(
+            f"--method {coreset.name} needs a calibration set; give one with --calibration, let it do "
+            "without (--moments synthetic for a net with batch norms, --moments none for any), or choose a "
+            "data-independent method such as sensitivity."
+        )
+    if knowledge.samples is None and (coreset.needs_samples or recalibrate):
+        what = "--recalibrate" if recalibrate else f"--method {coreset.name}"
+        raise CalibrationError(
+            f"{what} runs samples through the net, and --moments {manner.source} gives none; use --moments "
+            "samples with a calibration set, or --moments synthetic for a net with batch norms."
+        )
+    return knowledge
 
 
 def _notes(coreset: Coreset) -> tuple[str, ...]:
@@ -102,6 +171,8 @@ def _compensate(coupling: Coupling, group: Group, selection: Selection, weights:
             new[torch.from_numpy(place[gone][place[gone] >= 0])] = 0.0
             if selection.mix is not None and reader.compensable:
                 shift = shift + _mixed(weight, new, place, selection)
+            elif selection.factors is not None and reader.compensable and reader.node in selection.factors:
+                _multiplied(weight, new, place, selection, selection.factors[reader.node])
         weights[reader.weight] = new.movedim(0, reader.axis).to(weights[reader.weight].dtype)
         site = shift_site(coupling.graph, reader) if reader.compensable else None
         if selection.shift is not None and site is not None:
@@ -122,6 +193,15 @@ def _mixed(weight: Tensor, new: Tensor, place: Any, selection: Selection) -> Ten
         return torch.zeros_like(weight[0])
     added: Tensor = torch.tensordot(torch.from_numpy(selection.shift), old, dims=1)
     return added
+
+
+def _multiplied(
+    weight: Tensor, new: Tensor, place: Any, selection: Selection, factors: npt.NDArray[np.float64]
+) -> None:
+    """Multiply the kept weights of one position of each unit, output by output."""
+    for unit in selection.keep[place[selection.keep] >= 0]:
+        factor = torch.from_numpy(factors[:, unit].copy())
+        new[place[unit]] = weight[place[unit]] * factor.reshape(-1, *[1] * (weight.dim() - 2))
 
 
 def _refit(
