@@ -20,6 +20,13 @@ from edgeprune.limits import Limits
 from edgeprune.records import SettingRecord, to_json
 from edgeprune.tables import read_table, read_toml
 
+CHOICES: dict[str, tuple[str, ...]] = {
+    "moments": ("samples", "synthetic", "moments", "none"),
+    "direction": ("bottom-up", "top-down"),
+    "allocation": ("uniform", "global"),
+}
+"""What a setting can be, by its name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -37,6 +44,13 @@ class Settings:
         keep: share of each group's units to keep; 0.5 when no budget is given.
         params: share of the parameters to keep, instead of `keep`.
         macs: share of the multiply-accumulates to keep, instead of `keep`.
+        moments: where second moments come from: `samples`, `synthetic` (inputs made from batch norms),
+            `moments` (the samples' mean and covariance) or `none` (the weights alone).
+        direction: `bottom-up`, or `top-down` for methods that look at weights only.
+        allocation: `uniform` (every group keeps the same share) or `global` (what is heard least goes first).
+        learn_steps: of Adam, when `learned` matches all layers to the original.
+        finetune: epochs of training behind that; 0 for none.
+        loss: of the fine-tuning: `match`, `distil`, `cross-entropy`, `mixed`, or `module:function`.
         exclude: layers whose channels stay.
         multiple: channels and units come in multiples of this; the target's when not given.
         recalibrate: re-estimate batch-norm statistics (methods that do not refit).
@@ -66,6 +80,12 @@ class Settings:
     keep: float | None = None
     params: float | None = None
     macs: float | None = None
+    moments: str = "samples"
+    direction: str = "bottom-up"
+    allocation: str = "uniform"
+    learn_steps: int = 2000
+    finetune: int = 0
+    loss: str = "match"
     exclude: tuple[str, ...] = ()
     multiple: int | None = None
     recalibrate: bool = False
@@ -99,6 +119,14 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is one of {', '.join(choices)}, not '{getattr(self, name)}'")
+        if self.finetune < 0 or self.learn_steps < 1:
+            raise ValueError(
+                f"finetune cannot be negative and learn_steps must be at least 1, not {self.finetune} and "
+                f"{self.learn_steps}"
+            )
         if not self.simplify_limit_s > 0:
             raise ValueError(f"simplify_limit_s must be positive, not {self.simplify_limit_s:g}")
         if self.seed < 0:
@@ -164,7 +192,7 @@ def resolve(
     except ValueError as error:
         raise UsageError(f"{error}.") from error
     origins = {name: str(path) for name in content} | dict.fromkeys(flags, origin)
-    if limits.given():
+    if limits.anything():
         origins["limits"] = origin if "limits" not in content else f"{path} and {origin}"
     return Resolved(settings, origins)
 
@@ -194,5 +222,5 @@ def read_config(file: Path | None) -> tuple[Path | None, dict[str, Any]]:
 def _mentions(file: Path) -> bool:
     try:
         return "edgeprune" in tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {})
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return False  # not ours to complain about

@@ -31,6 +31,7 @@ from edgeprune.records import Run
 logger = logging.getLogger(__name__)
 
 MARK = "edgeprune-run.json"
+LOCK = ".lock"
 
 
 def key_of(content: Mapping[str, Any]) -> str:
@@ -105,7 +106,7 @@ def claim(
     mark = path / MARK
     if path.exists() and not path.is_dir():
         raise UsageError(f"-o {path}: is a file; name a folder.")
-    if path.is_dir() and any(path.iterdir()) and not mark.is_file():
+    if path.is_dir() and not mark.is_file() and any(found.name != LOCK for found in path.iterdir()):
         raise UsageError(
             f"-o {path}: exists and is not the folder of a run, so nothing was written there; "
             "name a new folder."
@@ -141,7 +142,7 @@ def claim(
 def _undo(path: Path) -> None:
     _clear(path)
     (path / MARK).unlink(missing_ok=True)
-    (path / ".lock").unlink(missing_ok=True)
+    (path / LOCK).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         path.rmdir()
 
@@ -179,6 +180,9 @@ def _clear(path: Path) -> None:
         "pruned.safetensors",
         "plan.json",
         "report.html",
+        "counterexample.npz",
+        "SHA256SUMS",
+        "model.sig",
     ):
         (path / name).unlink(missing_ok=True)
         (path / f"{name}.data").unlink(missing_ok=True)
@@ -197,7 +201,7 @@ def _make(folder: Path) -> None:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Hold a lock on the folder; it goes with the process, however that ends."""
-    lock = path / ".lock"
+    lock = path / LOCK
     try:
         stream = lock.open("w")
     except OSError as error:

@@ -185,7 +185,7 @@ def _inputs_beside(home: ModuleType, spec: str) -> tuple[Tensor, ...] | None:
         made = make()
     except Exception as error:
         raise ModelError(f"{spec}: its example_inputs() raised {type(error).__name__}: {error}") from error
-    inputs = (made,) if isinstance(made, Tensor) else tuple(made)
+    inputs = tuple(made) if isinstance(made, tuple | list) else (made,)
     if not inputs or not all(isinstance(x, Tensor) for x in inputs):
         raise ModelError(f"{spec}: its example_inputs() must return a tensor or a tuple of tensors.")
     return inputs
@@ -200,9 +200,12 @@ def _load_program(path: Path, trust_pickle: bool) -> nn.Module:
             "--trust-pickle if you trust where it comes from."
         )
     try:
-        return torch.export.load(str(path)).module()
+        module: nn.Module = torch.export.load(str(path)).module()
     except Exception as error:
         raise ModelError(f"{path}: is no exported program ({type(error).__name__}: {error}).") from error
+    for part in module.modules():  # its mode was settled when it was exported; eval() refuses to run on it
+        part.training = False
+    return module
 
 
 def fill_weights(module: nn.Module, path: Path, trust_pickle: bool = False) -> None:

@@ -5,6 +5,7 @@ Only this file knows the order of the stages.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from edgeprune import environment
@@ -13,9 +14,12 @@ from edgeprune.errors import ModelError
 from edgeprune.files import write_bytes
 from edgeprune.folder import RunFolder, claim
 from edgeprune.graph import Coupling
+from edgeprune.limits import Regressions
+from edgeprune.measures import keep_reference, measure
 from edgeprune.models import Loaded
 from edgeprune.preparation import Line, digest_of, empty_run, prepare
 from edgeprune.progress import Progress, silent
+from edgeprune.provenance import write_digests
 from edgeprune.records import Run
 from edgeprune.report.html import render
 from edgeprune.stages.couple import couple
@@ -89,6 +93,10 @@ def _walk(line: Line, coupling: Coupling, folder: RunFolder, until: str, progres
     certified = certify_step(line, coupling, shrunk, reference, pruned, measured, folder, progress)
     folder.update(terms=chain(line, shrunk, reference, pruned, parity, certified, measured))
     limits = {target.name: settings.limits.over(target.limits) for target in line.targets}
-    folder.update(verdict=gate(folder.run, settings.limits, limits))
+    keep_reference(folder.path, reference, line.labels)
+    measures = measure(settings.limits.metrics, folder.path, list(limits))
+    asked = dataclasses.replace(settings.limits, regression=Regressions())  # a baseline is the gate's matter
+    folder.update(verdict=gate(folder.run, asked, limits, measures=measures))
     write_bytes(folder.path / "report.html", render(folder.run).encode("utf-8"))
+    write_digests(folder.path)
     return folder.run

@@ -32,6 +32,8 @@ class Selection:
             method used; None where the method states none.
         draws: number of random draws made, with repetitions; None for deterministic methods.
         scores: (n,) the sampling scores behind those draws, None for other methods.
+        factors: by reading node, (outputs, n): each of the reader's outputs weighs the units by itself
+            (W′_ji = W_ji · factor_ji), in place of `mix`.
     """
 
     keep: Ints
@@ -40,6 +42,7 @@ class Selection:
     error: float | None = None
     draws: int | None = None
     scores: npt.NDArray[np.float64] | None = None
+    factors: Mapping[str, npt.NDArray[np.float64]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

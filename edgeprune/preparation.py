@@ -31,6 +31,7 @@ class Line:
         holdout: inputs to measure on, one array each, samples first.
         labels: classes of the held-out samples, where known.
         domain: of every input value, None if nothing is known.
+        fit_labels: classes of the calibration inputs, where known.
         distribution: what the held-out samples are, in words.
     """
 
@@ -44,6 +45,12 @@ class Line:
     distribution: str
     calibration_sha256: str
     targets: tuple[Target, ...]
+    fit_labels: Array | None = None
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Of every input value, None if nothing is known."""
+        return None if self.domain is None else (float(self.domain.low), float(self.domain.high))
 
     @property
     def batch(self) -> int:
@@ -82,6 +89,7 @@ def prepare(loaded: Loaded, settings: Settings) -> Line:
         distribution=distribution,
         calibration_sha256=calibration.data.sha256 if calibration is not None else "",
         targets=targets,
+        fit_labels=None if data is None else data.fit_labels,
     )
 
 

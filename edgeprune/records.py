@@ -257,7 +257,14 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One limit of the gate, held against what was measured."""
+    """One limit of the gate, held against what was measured.
+
+    Attributes:
+        name: of the limit; `metric:NAME` for a number of the user's own, `regression:NAME` for a
+            comparison with a baseline, in per cent.
+        measured: None where there is no number; then `reason` says why.
+        level: a check of level `warn` is told and lets the gate pass.
+    """
 
     name: str
     measured: float | None
@@ -265,11 +272,12 @@ class Check:
     outcome: Outcome
     reason: str = ""
     target: str | None = None
+    level: Literal["error", "warn"] = "error"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the gate said. `passed` is None when no limit was set."""
+    """What the gate said. `passed` is None when no limit was set; warnings do not count."""
 
     passed: bool | None
     checks: tuple[Check, ...] = ()

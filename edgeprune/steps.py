@@ -5,21 +5,24 @@ from __future__ import annotations
 import io
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from edgeprune.config import Settings
-from edgeprune.errors import BoundViolated
+from edgeprune.errors import BoundViolated, UsageError
 from edgeprune.files import write_bytes
 from edgeprune.folder import RunFolder, key_of
 from edgeprune.graph import Coupling
-from edgeprune.plan import Cuts
+from edgeprune.learning import Learned, learn
+from edgeprune.observation.knowledge import know
+from edgeprune.plan import Cuts, Plan
 from edgeprune.preparation import Line
 from edgeprune.profiles import Target
 from edgeprune.progress import Progress
@@ -28,8 +31,10 @@ from edgeprune.samples import Array
 from edgeprune.stages import export as exporting
 from edgeprune.stages.allocate import Budget, Cost, Multiples, allocate, cost
 from edgeprune.stages.certify import Certified, Odds, Samples, Search, certify
-from edgeprune.stages.choose import choose
+from edgeprune.stages.choose import Manner, choose
+from edgeprune.stages.distribute import curves, distribute
 from edgeprune.stages.parity import Parity, checked, compare, file_outputs, torch_outputs
+from edgeprune.stages.radii import radii
 from edgeprune.stages.shrink import Shrunk, restore, shrink
 from edgeprune.stages.simplify import simplify
 from edgeprune.stages.validate import Measured, validate
@@ -39,30 +44,63 @@ def shrink_step(line: Line, coupling: Coupling, folder: RunFolder, progress: Pro
     """Allocate, choose and shrink, or read back what the resumed run had shrunk."""
     settings, path = line.settings, folder.path
     if folder.finished("shrink"):
-        weights = load_file(path / "pruned.safetensors")
+        weights = read_weights(path / "pruned.safetensors")
         return restore(line.loaded.module, coupling, Cuts.load(path / "plan.json"), weights)
     with folder.stage("shrink"):
         multiples = _multiples(settings, line.targets)
-        widths = allocate(coupling, Budget(*settings.budget), multiples)
-        radii = _radii(line, coupling)
-        plan = choose(
-            coupling,
-            widths,
-            settings.method,
-            line.fit,
-            seed=settings.seed,
-            radii=radii,
-            recalibrate=settings.recalibrate,
-            progress=progress,
-        )
+        widths = _widths(line, coupling, multiples, progress)
+        plan = planned(line, coupling, widths, progress)
         shrunk = shrink(
-            line.loaded.module, coupling, plan, _as_traced(coupling, line.inputs), settings.exclude
+            line.loaded.module, coupling, plan, as_traced(coupling, line.inputs), settings.exclude
         )
+        shrunk, trained = learn(line, coupling, shrunk, folder, progress)
         shrunk.cuts.save(path / "plan.json")
         _save_weights(shrunk.module, path / "pruned.safetensors")
         before, after = cost(coupling, {}), cost(coupling, plan.keep)
-        folder.update(plan=_plan_record(coupling, shrunk, settings.method, before, after))
+        folder.update(
+            plan=_plan_record(coupling, shrunk, settings.method, before, after),
+            warnings=(*folder.run.warnings, *_lessons(trained)),
+        )
     return shrunk
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The pruned weights of a run.
+
+    Raises:
+        UsageError: the file is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}); make the run again.") from error
+
+
+def planned(line: Line, coupling: Coupling, widths: Mapping[str, int], progress: Progress) -> Plan:
+    """The plan that the settings and the samples give for these widths."""
+    settings = line.settings
+    return choose(
+        coupling,
+        widths,
+        settings.method,
+        line.fit,
+        seed=settings.seed,
+        radii=radii(coupling, line.domain, line.inputs),
+        manner=Manner(settings.moments, settings.direction, settings.recalibrate, line.bounds),
+        labels=None if line.fit_labels is None else torch.from_numpy(line.fit_labels[: settings.samples]),
+        progress=progress,
+    )
+
+
+def _lessons(trained: Sequence[Learned]) -> tuple[str, ...]:
+    """What the control says where it is not behind."""
+    return tuple(
+        f"{one.name}: a net of the same widths trained alike from random weights errs {one.control:.4f} on "
+        f"{one.validation} validation queries, the pruned one "
+        f"{one.after:.4f}: the chosen units gave nothing here."
+        for one in trained
+        if one.control <= one.after
+    )
 
 
 def _multiples(settings: Settings, targets: Sequence[Target]) -> Multiples:
@@ -74,19 +112,18 @@ def _multiples(settings: Settings, targets: Sequence[Target]) -> Multiples:
     )
 
 
-def _radii(line: Line, coupling: Coupling) -> dict[str, float]:
-    """β of the layers that read the model's inputs directly, from the domain."""
-    if line.domain is None:
-        return {}
-    graph = coupling.graph
-    return {
-        node.name: line.domain.l2_radius(tuple(graph.nodes[node["input"].name].shape or ())[1:])
-        for node in graph.nodes.values()
-        if node.operation == "linear" and node["input"].name in graph.inputs
-    }
+def _widths(line: Line, coupling: Coupling, multiples: Multiples, progress: Progress) -> dict[str, int]:
+    """How many units each group keeps: the same share everywhere, or less where less is lost."""
+    settings, budget = line.settings, Budget(*line.settings.budget)
+    if settings.allocation == "uniform":
+        return allocate(coupling, budget, multiples)
+    knowledge = know(
+        coupling, settings.moments, line.fit, settings.seed, bounds=line.bounds, progress=progress
+    )
+    return distribute(coupling, budget, multiples, curves(coupling, knowledge, settings.seed, progress))
 
 
-def _as_traced(coupling: Coupling, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def as_traced(coupling: Coupling, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Example inputs widened to the batch that the graph was traced with, seeded noise added."""
     width = coupling.graph.traced_batch
     if coupling.graph.batch is not None or not inputs[0].dim() or inputs[0].shape[0] != 1:

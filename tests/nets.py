@@ -53,12 +53,25 @@ class Around(nn.Module):
         self.operation = operation
         with torch.no_grad():
             made = operation(self.stem(torch.zeros(2, 3, *[5] * rank)))
-        self.head = nn.Linear(made.shape[1], 6) if made.dim() == 2 else CONV[made.dim() - 2](made.shape[1], 6, 1)
+        self.head = (
+            nn.Linear(made.shape[1], 6) if made.dim() == 2 else CONV[made.dim() - 2](made.shape[1], 6, 1)
+        )
         self.last = nn.Linear(6, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.relu(self.head(self.operation(self.stem(x))))
         return self.last(h if h.dim() == 2 else h.flatten(2).mean(2))
+
+
+class Several(nn.Module):
+    """Nets side by side on one input; each gives an output."""
+
+    def __init__(self, *nets: nn.Module) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(nets)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(net(x) for net in self.nets)
 
 
 class Residual(nn.Module):

@@ -48,7 +48,9 @@ def masked(coupling: Coupling, keep: Mapping[str, Ints], *inputs: Tensor) -> tup
     return coupling.graph.run_masked(inputs, reading_masks(coupling, coupling.alive(keep)), {})
 
 
-def muted(model: nn.Module, coupling: Coupling, keep: Mapping[str, Ints], *inputs: Tensor) -> tuple[Tensor, ...]:
+def muted(
+    model: nn.Module, coupling: Coupling, keep: Mapping[str, Ints], *inputs: Tensor
+) -> tuple[Tensor, ...]:
     """What the user's own net gives when weights that read removed units are set to zero.
 
     The same thing as `masked`, said without the graph and its masks.

@@ -10,7 +10,7 @@ import pytest
 
 from edgeprune.cli import entry
 
-SMALL = Path(__file__).parent / "models" / "small.py"
+SMALL = Path(__file__).parent / "small.py"
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+import small
 import torch
 from safetensors.torch import save_file
+from terminal import SMALL, Terminal
 
 import edgeprune
 from edgeprune.cli import COMMANDS, main
 from edgeprune.errors import StorageError
 from edgeprune.records import Run
-from tests.models import small
-from tests.terminal import SMALL, Terminal
 
 
 @pytest.fixture
@@ -50,13 +50,23 @@ def finished(tmp_path_factory, samples) -> Path:
 
 def test_the_run_folder_holds_what_the_format_says(finished: Path):
     names = {path.name for path in finished.iterdir()}
-    assert names >= {"run.json", "original.onnx", "pruned.onnx", "pruned.safetensors", "plan.json", "report.html", "logs"}
+    assert names >= {
+        "run.json",
+        "original.onnx",
+        "pruned.onnx",
+        "pruned.safetensors",
+        "plan.json",
+        "report.html",
+        "logs",
+    }
     run = Run.load(finished)
     widths = {g.name: (g.before, g.after) for g in run.plan.groups}
     assert widths == {"0": (16, 8), "2": (12, 6), "4": (3, 3)}
     assert [t.name for t in run.terms] == ["prune", "masking", "export", "simplify", "rounding"]
     assert {c.scope for c in run.certificates} >= {"global", "distribution"}
-    assert run.validations[0].placement == {"CPUExecutionProvider": run.validations[0].placement["CPUExecutionProvider"]}
+    assert run.validations[0].placement == {
+        "CPUExecutionProvider": run.validations[0].placement["CPUExecutionProvider"]
+    }
     assert run.plan.params[0] == 8 * 16 + 16 + 16 * 12 + 12 + 12 * 3 + 3
     assert not list(finished.rglob("*.part"))
 
@@ -97,7 +107,9 @@ def test_gate_passes_fails_and_reports(finished: Path, terminal: Terminal, tmp_p
     passed = terminal("gate", finished, "--limit", "observed_error=100", "--limit", "params_ratio=0.9")
     assert passed.code == 0
     assert "passed" in passed.out
-    failed = terminal("gate", finished, "--limit", "observed-error=1e-9", "--junit", tmp_path / "j.xml", "--json")
+    failed = terminal(
+        "gate", finished, "--limit", "observed-error=1e-9", "--junit", tmp_path / "j.xml", "--json"
+    )
     assert failed.code == 1
     assert json.loads(failed.out)["passed"] is False
     assert ET.parse(tmp_path / "j.xml").getroot().tag in ("testsuites", "testsuite")
@@ -118,7 +130,9 @@ def test_a_missing_target_is_told_and_never_passed(finished: Path, terminal: Ter
     from edgeprune.folder import MARK
 
     before = (finished / MARK).read_text()
-    ended = terminal("validate", finished, "--target", "cuda", "--limit", "observed_error=100", "--no-latency")
+    ended = terminal(
+        "validate", finished, "--target", "cuda", "--limit", "observed_error=100", "--no-latency"
+    )
     assert ended.code == 5
     assert "cuda" in ended.out
     record = Run.load(finished)
@@ -211,7 +225,16 @@ def test_a_broken_certificate_aborts_and_keeps_the_input(terminal: Terminal, tmp
 
     monkeypatch.setattr(stage, "_bounded", _far_too_small)
     ended = terminal(
-        *("run", f"{SMALL}:build", "--input", "1x8", "--method", "magnitude", "--no-simplify", "--no-latency"),
+        *(
+            "run",
+            f"{SMALL}:build",
+            "--input",
+            "1x8",
+            "--method",
+            "magnitude",
+            "--no-simplify",
+            "--no-latency",
+        ),
         *("--domain", "-1", "1", "-o", tmp_path / "r"),
     )
     assert ended.code == 4

@@ -39,7 +39,12 @@ def test_flags_beat_the_file_and_the_file_beats_the_defaults() -> None:
     write("edgeprune.toml", 'method = "magnitude"\nseed = 3\nexclude = ["head"]\n')
     resolved = resolve({"seed": 7, "opset": None, "exclude": ()})
     settings = resolved.settings
-    assert (settings.method, settings.seed, settings.exclude, settings.opset) == ("magnitude", 7, ("head",), None)
+    assert (settings.method, settings.seed, settings.exclude, settings.opset) == (
+        "magnitude",
+        7,
+        ("head",),
+        None,
+    )
     assert origins(resolved) == {"method": "edgeprune.toml", "seed": "flag", "exclude": "edgeprune.toml"}
 
 

@@ -44,7 +44,9 @@ def test_nobody_sees_a_file_before_it_is_whole(tmp_path: Path) -> None:
     assert path.read_text() == "all"
 
 
-def test_a_full_disk_is_said_and_the_old_content_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said_and_the_old_content_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
     write = Path.write_bytes

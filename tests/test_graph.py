@@ -158,7 +158,11 @@ def test_a_masked_reader_hears_zeros_and_other_readers_do_not() -> None:
 
     model, x = seeded(Two), noise(3, 4)
     graph = trace(model, [x])
-    reader, source = next((n.name, n["input"].name) for n in graph.nodes.values() if n.scope == "left" and "input" in n.arguments)
+    reader, source = next(
+        (n.name, n["input"].name)
+        for n in graph.nodes.values()
+        if n.scope == "left" and "input" in n.arguments
+    )
     heard = np.array([True, False, True, True, False])
     left, right = graph.run_masked([x], {reader: [Mask(source, 1, heard)]}, {})
     h = torch.relu(model.made(x)).detach()
@@ -173,7 +177,8 @@ def test_two_masks_on_one_value_both_hold() -> None:
     second = Mask("relu", 1, np.arange(8) != 5)
     both = Mask("relu", 1, first.heard & second.heard)
     assert torch.equal(
-        graph.run_masked([x], {"linear_1": [first, second]}, {})[0], graph.run_masked([x], {"linear_1": [both]}, {})[0]
+        graph.run_masked([x], {"linear_1": [first, second]}, {})[0],
+        graph.run_masked([x], {"linear_1": [both]}, {})[0],
     )
 
 

@@ -111,7 +111,11 @@ def test_what_names_no_factory_is_refused(spec: str) -> None:
         ("raise RuntimeError('no GPU here')", "build", "fails when imported: RuntimeError: no GPU here"),
         (NET + "def example_inputs(): return 1 / 0", "build", r"example_inputs\(\) raised ZeroDivisionError"),
         (NET + "def example_inputs(): return ()", "build", "must return a tensor or a tuple of tensors"),
-        (NET + "def example_inputs(): return [[1, 2]]", "build", "must return a tensor or a tuple of tensors"),
+        (
+            NET + "def example_inputs(): return [[1, 2]]",
+            "build",
+            "must return a tensor or a tuple of tensors",
+        ),
         (NET + "def example_inputs(): return 3", "build", r"example_inputs\(\)"),
     ],
 )
@@ -180,7 +184,9 @@ def test_weights_of_another_architecture_are_refused(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused(file: Callable[[str], Path], tmp_path: Path, value: float) -> None:
+def test_weights_that_are_not_finite_are_refused(
+    file: Callable[[str], Path], tmp_path: Path, value: float
+) -> None:
     path = file("from torch import nn\ndef build(): return nn.Linear(4, 3)")
     weight = torch.zeros(3, 4)
     weight[1, 1:3] = value
@@ -311,7 +317,9 @@ def test_a_digest_tells_names_shapes_types_and_bytes_apart() -> None:
 
 
 def test_inputs_are_made_as_they_are_described() -> None:
-    image, ids, mask, scalar = parse_inputs(("1x3x8x8", "ids=2x4:int64", "mask=2x4:bool", "7:float16"), seed=3)
+    image, ids, mask, scalar = parse_inputs(
+        ("1x3x8x8", "ids=2x4:int64", "mask=2x4:bool", "7:float16"), seed=3
+    )
     assert (image.shape, image.dtype) == ((1, 3, 8, 8), torch.float32)
     assert (ids.shape, ids.dtype) == ((2, 4), torch.int64)
     assert set(ids.unique().tolist()) <= {0, 1}

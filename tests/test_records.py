@@ -30,7 +30,9 @@ from edgeprune.records import (
 )
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
-SETTING = st.recursive(st.none() | st.booleans() | st.integers() | FINITE | st.text(max_size=5), st.lists, max_leaves=4)
+SETTING = st.recursive(
+    st.none() | st.booleans() | st.integers() | FINITE | st.text(max_size=5), st.lists, max_leaves=4
+)
 
 
 def records(kind: Any) -> st.SearchStrategy[Any]:
@@ -51,7 +53,13 @@ def records(kind: Any) -> st.SearchStrategy[Any]:
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         return st.builds(kind, **{f.name: records(hints[f.name]) for f in dataclasses.fields(kind)})
-    plain = {int: st.integers(), float: FINITE, str: st.text(max_size=8), bool: st.booleans(), types.NoneType: st.none()}
+    plain = {
+        int: st.integers(),
+        float: FINITE,
+        str: st.text(max_size=8),
+        bool: st.booleans(),
+        types.NoneType: st.none(),
+    }
     return plain[kind]
 
 
@@ -155,7 +163,9 @@ def test_fields_with_defaults_may_be_missing() -> None:
 
 def test_paths_become_text_and_whole_numbers_stay_numbers() -> None:
     assert to_json({"a": Path("x/y"), 3: (1, 2.5)}) == {"a": "x/y", "3": [1, 2.5]}
-    assert from_json(Check, {"name": "n", "measured": 1, "limit": None, "outcome": "pass"}) == Check("n", 1.0, None, "pass")
+    assert from_json(Check, {"name": "n", "measured": 1, "limit": None, "outcome": "pass"}) == Check(
+        "n", 1.0, None, "pass"
+    )
 
 
 def test_a_sum_is_as_strong_as_its_weakest_part() -> None:
@@ -170,8 +180,38 @@ def test_every_public_key_of_the_run_folder_is_there() -> None:
         *("schema_version", "model", "settings", "environment", "plan", "artifacts", "terms"),
         *("certificates", "validations", "verdict"),
     }
-    named = {kind: {f.name for f in dataclasses.fields(kind)} for kind in (Term, Certificate, Validation, SettingRecord)}
-    assert named[Term] >= {"name", "norm", "bound", "label", "method", "assumptions", "observed", "attacked", "n_inputs"}
-    assert named[Certificate] >= {"scope", "domain", "norm", "bound", "label", "confidence", "observed", "tightness"}
-    assert named[Validation] >= {"target", "reached", "provider", "placement", "precision", "drift", "latency"}
+    named = {
+        kind: {f.name for f in dataclasses.fields(kind)}
+        for kind in (Term, Certificate, Validation, SettingRecord)
+    }
+    assert named[Term] >= {
+        "name",
+        "norm",
+        "bound",
+        "label",
+        "method",
+        "assumptions",
+        "observed",
+        "attacked",
+        "n_inputs",
+    }
+    assert named[Certificate] >= {
+        "scope",
+        "domain",
+        "norm",
+        "bound",
+        "label",
+        "confidence",
+        "observed",
+        "tightness",
+    }
+    assert named[Validation] >= {
+        "target",
+        "reached",
+        "provider",
+        "placement",
+        "precision",
+        "drift",
+        "latency",
+    }
     assert named[SettingRecord] == {"name", "value", "origin"}

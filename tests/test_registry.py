@@ -91,7 +91,9 @@ def test_a_plugin_that_cannot_be_loaded_is_named_with_its_distribution(plugins: 
         raise ImportError("no module named moon")
 
     plugins.append(Point("lunar", broken))
-    with pytest.raises(ConfigError, match="plugin 'lunar' of somebody-else cannot be loaded: no module named moon"):
+    with pytest.raises(
+        ConfigError, match="plugin 'lunar' of somebody-else cannot be loaded: no module named moon"
+    ):
         len(shipped())
 
 

@@ -22,12 +22,53 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "simplify": ("stages", "An ONNX file made simpler, and checked."),
     "validate": ("stages", "A run's models on other targets."),
     "certify": ("stages", "A run's certificates again, with other settings."),
+    "profile": ("measure", "An ONNX file alone on a target: load, first run, steady state, operations."),
+    "compare": ("measure", "Two ONNX files on a target: outputs, and latency in pairs."),
+    "package": ("measure", "An ONNX file for phones: fixed shapes, .ort, float16, who takes which node."),
     "gate": ("judge", "A run held against limits: the exit code is for CI."),
-    "report": ("judge", "A run as one self-contained HTML page."),
+    "report": ("judge", "A run as one self-contained HTML page; several side by side."),
+    "lint": ("explain", "Runs and ONNX files looked over, by rules with stable ids."),
+    "explain": ("explain", "What a rule means, and what to do about it."),
+    "bisect": ("trace_back", "The group and the node that an error comes from."),
+    "verify": ("trace_back", "A run's digests and signature rechecked; drift and certificates on demand."),
+    "sign": ("trace_back", "A run's files signed."),
+    "init": ("configure", "A commented edgeprune.toml, written by looking at the model."),
+    "config": ("configure", "Each setting, its value, and where that comes from."),
+    "schema": ("configure", "JSON Schema of edgeprune.toml, of a target, of run.json."),
+    "calibrate": ("calibrate", "A small weighted calibration set from a big one."),
     "targets": ("look", "Where a model can be validated: list, show, check."),
     "doctor": ("look", "Versions, providers, and what is missing."),
 }
 """Name → (module of this folder, short help). The order is that of the help."""
+
+
+def _louder(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """`edgeprune gate -q` is `edgeprune -q gate`."""
+    if value and param.name is not None:
+        from edgeprune.cli.console import set_up_logging
+
+        root = ctx.find_root()
+        root.params[param.name] = True
+        set_up_logging(bool(root.params.get("verbose")), bool(root.params.get("quiet")))
+
+
+_VERBOSITY: list[click.Parameter] = [
+    click.Option(
+        ["-v", "--verbose"],
+        is_flag=True,
+        expose_value=False,
+        callback=_louder,
+        help="Tell every step, and show tracebacks.",
+    ),
+    click.Option(
+        ["-q", "--quiet"],
+        is_flag=True,
+        expose_value=False,
+        callback=_louder,
+        help="Tell errors only: no progress, no warnings.",
+    ),
+]
+"""Every command takes them, before its name or behind it."""
 
 
 class LazyGroup(click.Group):
@@ -46,6 +87,8 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"edgeprune.cli.{self.members[cmd_name][0]}")
         command = getattr(module, cmd_name)
         assert isinstance(command, click.Command)
+        if not any(p.name == _VERBOSITY[0].name for p in command.params):
+            command.params += _VERBOSITY
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -84,8 +127,9 @@ def main(ctx: click.Context, verbose: bool, quiet: bool) -> None:
     promise, 5 a target could not be reached or measured, 6 a measurement stayed inconclusive.
     """
     ctx.obj = {"verbose": verbose, "quiet": quiet}
-    from edgeprune.cli.console import set_up_logging
+    from edgeprune.cli.console import colours, set_up_logging
 
+    ctx.color = colours()
     set_up_logging(verbose, quiet)
 
 

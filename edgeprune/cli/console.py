@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 import warnings
@@ -22,11 +23,26 @@ EVERY_S = 10.0
 def set_up_logging(verbose: bool, quiet: bool) -> None:
     """Library log lines go to standard error: warnings always, steps with --verbose."""
     level = logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
-    logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.ERROR, handlers=[_Lines()])
     logging.getLogger("edgeprune").setLevel(level)
     if not verbose:
         logging.getLogger("torch").setLevel(logging.CRITICAL)
         warnings.simplefilter("ignore")
+
+
+class _Lines(logging.Handler):
+    """Log lines in the shape that errors have: a word, a colon, a sentence."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line to what standard error is now."""
+        word = {logging.WARNING: "warning: ", logging.ERROR: "error: "}.get(record.levelno, "")
+        colour = {"warning: ": "yellow", "error: ": "red"}.get(word)
+        click.echo(click.style(word, fg=colour) + record.getMessage(), err=True, color=colours())
+
+
+def colours() -> bool | None:
+    """False where NO_COLOR is set (https://no-color.org), else what the terminal can."""
+    return False if os.environ.get("NO_COLOR") else None
 
 
 def output() -> Console:

@@ -31,8 +31,9 @@ def told(command: click.Command) -> None:
             )
         )
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        context = getattr(error, "ctx", None)
+        hint = f" Try `{context.command_path} --help`." if context is not None else ""
+        sys.exit(_say(f"{error.format_message().rstrip('.')}.{hint}", error.exit_code))
     except EdgepruneError as error:
         if verbose:
             traceback.print_exc()
@@ -48,5 +49,7 @@ def told(command: click.Command) -> None:
 
 
 def _say(text: str, code: int) -> int:
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {text}", err=True)
+    from edgeprune.cli.console import colours
+
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {text}", err=True, color=colours())
     return code

@@ -109,6 +109,7 @@ def targets(name: str | None, check: bool, as_json: bool) -> int:
             ("provider", False),
             ("transport", False),
             ("precision", False),
+            ("tested", False),
             ("what", False),
         ]
         table = _table(*columns, *([("check", False)] if check else []))
@@ -118,6 +119,7 @@ def targets(name: str | None, check: bool, as_json: bool) -> int:
                 target.runtime.provider,
                 target.transport,
                 target.precision,
+                "yes" if target.tested else "no",
                 target.description,
             ]
             table.add_row(*row, *([answers[target.name]["says"]] if check else []))

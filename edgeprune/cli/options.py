@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from edgeprune.config import Settings
-from edgeprune.limits import Limits
-from edgeprune.registry import suggestion
+from edgeprune.cli.together import CommandT, together
+from edgeprune.cli.verdicts import limit_options, limits_of, output_options
+from edgeprune.config import CHOICES, Settings
 
-CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+__all__ = [
+    "CommandT",
+    "certify_options",
+    "export_options",
+    "given",
+    "latency_option",
+    "limit_options",
+    "model_argument",
+    "model_options",
+    "output_options",
+    "prune_options",
+    "target_option",
+    "together",
+]
 
 DEFAULT = Settings()
-
-
-class together:  # noqa: N801  # used as a decorator, like those it gathers
-    """Several options as one decorator, in the order of the help."""
-
-    def __init__(self, *options: Callable[[Any], Any]) -> None:
-        self.options = options
-
-    def __call__(self, command: CommandT) -> CommandT:
-        """The command with all the options."""
-        for option in reversed(self.options):
-            command = option(command)
-        return command
 
 
 model_argument = click.argument("model", required=False, metavar="[MODEL]")
@@ -73,6 +72,36 @@ prune_options = together(
         type=float,
         metavar="SHARE",
         help="Share of the multiply-accumulates to keep, instead of --keep.",
+    ),
+    click.option(
+        "--moments",
+        type=click.Choice(CHOICES["moments"]),
+        help=f"Where second moments come from [default: {DEFAULT.moments}].",
+    ),
+    click.option(
+        "--direction",
+        type=click.Choice(CHOICES["direction"]),
+        help=f"Order of the groups; top-down for methods without data [default: {DEFAULT.direction}].",
+    ),
+    click.option(
+        "--allocation",
+        type=click.Choice(CHOICES["allocation"]),
+        help=f"The same share of every group, or what is heard least first [default: {DEFAULT.allocation}].",
+    ),
+    click.option(
+        "--learn-steps",
+        type=int,
+        metavar="N",
+        help=f"Steps of Adam in --method learned [default: {DEFAULT.learn_steps}].",
+    ),
+    click.option(
+        "--finetune", type=int, metavar="N", help="Epochs of fine-tuning on the fitting samples [default: 0]."
+    ),
+    click.option(
+        "--loss",
+        metavar="NAME",
+        help="Of the fine-tuning: match, distil, cross-entropy, mixed, or module:function "
+        f"[default: {DEFAULT.loss}].",
     ),
     click.option(
         "--exclude", multiple=True, metavar="LAYER", help="A layer whose channels stay; repeatable."
@@ -138,60 +167,13 @@ certify_options = together(
 )
 
 
-class LimitType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """NAME=VALUE for one of the gate's limits."""
-
-    name = "limit"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, float]:
-        """The limit's name and number."""
-        if isinstance(value, tuple):
-            return value
-        name, separator, number = str(value).partition("=")
-        name = name.strip().replace("-", "_")
-        known = [f.name for f in dataclasses.fields(Limits)]
-        if not separator:
-            self.fail(f"'{value}' is not NAME=VALUE", param, ctx)
-        if name not in known:
-            self.fail(f"there is no limit '{name}'; {suggestion(name, known)}", param, ctx)
-        try:
-            return name, float(number)
-        except ValueError:
-            self.fail(f"'{number}' is not a number", param, ctx)
-
-
-limit_option = click.option(
-    "--limit",
-    multiple=True,
-    type=LimitType(),
-    metavar="NAME=VALUE",
-    help="A limit of the gate, repeatable: " + ", ".join(f.name for f in dataclasses.fields(Limits)) + ".",
-)
-inconclusive_option = click.option(
-    "--inconclusive",
-    type=click.Choice(["error", "pass", "fail"]),
-    default="error",
-    show_default=True,
-    help="What an unsettled measurement counts as.",
-)
-
-
-def limits_of(pairs: tuple[tuple[str, float], ...]) -> Limits:
-    """The limits that were given."""
-    try:
-        return Limits(**dict(pairs))
-    except ValueError as error:
-        raise click.UsageError(f"{error}.") from error
-
-
 def given(values: dict[str, Any]) -> dict[str, Any]:
     """Settings out of a command's parameters; what was not given is left out."""
     known = {f.name for f in dataclasses.fields(Settings)}
     found = {
         name: value for name, value in values.items() if name in known and value is not None and value != ()
     }
-    if values.get("limit"):
-        found["limits"] = limits_of(values["limit"])
+    limits = limits_of(values)
+    if limits.anything():
+        found["limits"] = limits
     return found

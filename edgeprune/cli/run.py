@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from edgeprune.cli import options
+from edgeprune.cli import options, verdicts
 from edgeprune.cli.console import Bars, show
 from edgeprune.cli.options import CommandT
+from edgeprune.records import to_json
 
 
 def _output(default: str | None = None) -> Callable[[CommandT], CommandT]:
@@ -37,11 +40,17 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Start anew ev
 @options.target_option
 @options.latency_option
 @options.certify_options
-@options.limit_option
-@options.inconclusive_option
-@_output()
+@options.limit_options
+@options.output_options
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The run folder; an unfinished run there is resumed [default: runs/ and the model's name].",
+)
 @overwrite_option
-def run(model: str | None, output: Path, overwrite: bool, inconclusive: Any, **values: Any) -> int:
+def run(model: str | None, output: Path | None, overwrite: bool, inconclusive: Any, **values: Any) -> int:
     r"""The whole line, from a torch MODEL to a run folder and a verdict.
 
     MODEL is package.module:factory, path/to/file.py:factory (a function without arguments that
@@ -50,6 +59,7 @@ def run(model: str | None, output: Path, overwrite: bool, inconclusive: Any, **v
     \b
       edgeprune run model.py:build --weights w.safetensors --calibration mnist --keep 0.5 -o runs/x
       edgeprune run model.py:build --input 1x3x224x224 --method sensitivity --macs 0.4 -o runs/y
+      edgeprune run --config edgeprune.toml --junit gate.xml
     """
     return _walk(model, output, overwrite, inconclusive, values)
 
@@ -84,22 +94,31 @@ def demo(output: Path, **values: Any) -> int:
 
 def _walk(
     model: str | None,
-    output: Path,
+    output: Path | None,
     overwrite: bool,
     inconclusive: Any,
     values: dict[str, Any],
     until: str = "",
 ) -> int:
     from edgeprune.cli.model import loaded_and_resolved
+    from edgeprune.measures import load_function
     from edgeprune.pipeline import run as walk
     from edgeprune.report.terminal import overview
     from edgeprune.stages.gate import exit_code
 
     loaded, resolved = loaded_and_resolved(model, values)
+    for metric in resolved.settings.limits.metrics:
+        load_function(metric)  # a misspelt one is told before anything is done
+    output = output or Path("runs") / (re.sub(r"[^\w.-]+", "-", loaded.name).strip(".-") or "model")
     result = walk(loaded, resolved, output, overwrite=overwrite, until=until, progress=Bars())
+    if values.get("as_json"):
+        click.echo(json.dumps(to_json(result), indent=1))
+        verdicts.told(result, output, values)
+        return exit_code(result.verdict, inconclusive) if result.verdict is not None else 0
     show(overview(result))
     if until:
         click.echo(f"\nplan     {output / 'plan.json'}\nweights  {output / 'pruned.safetensors'}")
         return 0
     click.echo(f"\nreport   {output / 'report.html'}\nmodel    {output / 'pruned.onnx'}")
+    verdicts.told(result, output, values)
     return exit_code(result.verdict, inconclusive) if result.verdict is not None else 0

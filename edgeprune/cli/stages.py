@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
 
-from edgeprune.cli import options
+from edgeprune.cli import options, verdicts
 from edgeprune.cli.console import Bars, show
+from edgeprune.records import to_json
 
 run_argument = click.argument("folder", type=click.Path(path_type=Path), metavar="RUN")
 
@@ -98,8 +100,8 @@ def simplify(source: Path, output: Path, time_limit: float, seed: int) -> int:
 @run_argument
 @options.target_option
 @options.latency_option
-@options.limit_option
-@options.inconclusive_option
+@options.limit_options
+@options.output_options
 def validate(folder: Path, inconclusive: Any, **values: Any) -> int:
     r"""Validate a RUN's models on the given targets, again or for the first time.
 
@@ -114,8 +116,8 @@ def validate(folder: Path, inconclusive: Any, **values: Any) -> int:
 @options.certify_options
 @click.option("--attack-steps", type=int, metavar="N", help="Gradient steps of the search for large errors.")
 @click.option("--attack-restarts", type=int, metavar="N", help="Starts of that search.")
-@options.limit_option
-@options.inconclusive_option
+@options.limit_options
+@options.output_options
 def certify(folder: Path, inconclusive: Any, **values: Any) -> int:
     r"""Compute a RUN's certificates again, over another domain or with other odds.
 
@@ -134,5 +136,9 @@ def _again(folder: Path, values: dict[str, Any], stages: tuple[str, ...], inconc
     loaded, resolved = of_run(folder, values)
     names = [f"validate-{name}" for name in resolved.settings.target] if "validate" in stages else []
     done = again(loaded, resolved, folder, (*stages, *names), Bars())
-    show(overview(done))
+    if values.get("as_json"):
+        click.echo(json.dumps(to_json(done), indent=1))
+    else:
+        show(overview(done))
+    verdicts.told(done, folder, values)
     return exit_code(done.verdict, inconclusive) if done.verdict is not None else 0

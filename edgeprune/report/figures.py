@@ -42,7 +42,12 @@ def standing(run: Run) -> Standing:
     """The verdict in words. A failed check outweighs all; an open one is never a silent pass."""
     if run.verdict is None:
         return Standing("open", "Not judged", "The gate has not looked at this run.")
-    checks = run.verdict.checks
+    checks = tuple(c for c in run.verdict.checks if c.level == "error")
+    warned = tuple(c for c in run.verdict.checks if c.level == "warn" and c.outcome != "pass")
+    if warned and run.verdict.passed:
+        words = wording.several(wording.check_sentence(c) for c in warned)
+        sentence = f"Every limit that counts holds; {_checks([*warned])} of level warn did not pass."
+        return Standing("pass", "Pass, with warnings", sentence, words)
     by_outcome = {key: [c for c in checks if c.outcome == key] for key in wording.OUTCOMES}
     failed, unavailable, undecided = (by_outcome[k] for k in ("fail", "unavailable", "inconclusive"))
     open_checks = (*failed, *unavailable, *undecided)

@@ -56,9 +56,10 @@ def checks(run: Run) -> Table | None:
         if check.measured is not None and check.limit is not None:
             measured, limit = wording.apart(check.measured, check.limit)
         target = clean(check.target) if check.target else "model"
-        rows.append(
-            (clean(check.name), target, measured, limit, check.outcome, clean(check.reason) or NOTHING)
-        )
+        reason = clean(check.reason) or NOTHING
+        if check.level == "warn":
+            reason = f"only warns; {reason}" if check.reason else "only warns"
+        rows.append((clean(check.name), target, measured, limit, check.outcome, reason))
     return _table("Limits and what was measured", columns, rows)
 
 

@@ -80,12 +80,13 @@ def _program(
         quiet.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            # captured here, because the exporter tries other ways when this fails, and one of them fixes sizes
+            # that were asked to be free
+            captured = torch.export.export(copied(module), inputs, dynamic_shapes=shapes, strict=False)
             made = torch.onnx.export(
-                copied(module),
-                inputs,
+                captured,
                 dynamo=True,
                 external_data=False,
-                dynamic_shapes=shapes,
                 opset_version=opset,
                 input_names=list(names) or None,
                 verbose=False,
@@ -131,8 +132,9 @@ def _strip(model: onnx.ModelProto) -> None:
 def _save(model: onnx.ModelProto, path: Path, external: bool) -> None:
     with atomic(path) as temporary:
         if external:
-            beside = path.name + ".data"
-            onnx.save(model, temporary, save_as_external_data=True, location=beside)
+            beside = path.with_name(path.name + ".data")
+            beside.unlink(missing_ok=True)  # onnx appends to what is there
+            onnx.save(model, temporary, save_as_external_data=True, location=beside.name)
         else:
             temporary.write_bytes(model.SerializeToString(deterministic=True))
 

@@ -2,23 +2,37 @@
 
 What was not measured is never passed: it is `unavailable`, with the reason. A latency ratio is
 held against by its interval: it passes when the whole interval is inside the limit, fails when
-the whole interval is outside, and is inconclusive between.
+the whole interval is outside, and is inconclusive between. A limit of level `warn` is held and told
+like any other, and never fails the gate; one of level `off` is not looked at.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from edgeprune.limits import Limits
-from edgeprune.records import Certificate, Check, PlanRecord, Run, Validation, Verdict
+from edgeprune.limits import USER_METRIC, Limits, UserMetric
+from edgeprune.records import Certificate, Check, Latency, PlanRecord, Run, Validation, Verdict
+from edgeprune.stages.baseline import regressions
+
+Measures = Mapping[str, Mapping[str, float | str]]
+"""Metric → target → its value, or the reason why it has none."""
 
 FAILED, UNAVAILABLE, INCONCLUSIVE = 1, 5, 6
 """Exit codes; `edgeprune.errors` has the others."""
 
 
-def gate(run: Run, limits: Limits, by_target: Mapping[str, Limits] | None = None) -> Verdict:
+def gate(
+    run: Run,
+    limits: Limits,
+    by_target: Mapping[str, Limits] | None = None,
+    *,
+    measures: Measures | None = None,
+    baseline: Run | None = None,
+    remeasured: Mapping[str, Latency | str] | None = None,
+) -> Verdict:
     """Hold a run against limits.
 
     Args:
@@ -26,12 +40,34 @@ def gate(run: Run, limits: Limits, by_target: Mapping[str, Limits] | None = None
         limits: what must hold, on every target of the run.
         by_target: further limits for some targets, where `limits` sets none; of these only the
             ones that a target is measured for count (errors, agreement, latency, memory).
+        measures: the user's own metrics, as computed now; those that were not are taken from the
+            verdict that the run carries.
+        baseline: another run, for the limits of regression.
+        remeasured: for each target the latency of this run's pruned model against the baseline's,
+            measured now, or the reason why it was not.
 
     Returns:
-        The checks, and whether all of them passed; `passed` is None when there was none.
+        The checks, and whether all of level `error` passed; `passed` is None when there was none.
     """
-    checks = (*_certified(run, limits), *_measured(run, limits, by_target or {}), *_sizes(run, limits))
-    return Verdict(passed=all(c.outcome == "pass" for c in checks) if checks else None, checks=checks)
+    checks = [
+        *_certified(run, limits),
+        *_measured(run, limits, by_target or {}),
+        *_sizes(run, limits),
+        *(check for metric in limits.metrics for check in _own(run, metric, measures or {})),
+        *regressions(run, limits.regression, baseline, remeasured or {}),
+    ]
+    levelled = tuple(_levelled(checks, limits, by_target or {}))
+    held = all(c.outcome == "pass" for c in levelled if c.level == "error")
+    return Verdict(passed=held if levelled else None, checks=levelled)
+
+
+def _levelled(checks: list[Check], limits: Limits, by_target: Mapping[str, Limits]) -> Iterator[Check]:
+    """Each check with its level; those that are off are left out."""
+    for check in checks:
+        own = limits.over(by_target.get(check.target or "", Limits()))
+        level = own.level_of(check.name)
+        if level != "off":
+            yield dataclasses.replace(check, level=level)
 
 
 def exit_code(verdict: Verdict, inconclusive: Literal["error", "pass", "fail"] = "error") -> int:
@@ -41,7 +77,7 @@ def exit_code(verdict: Verdict, inconclusive: Literal["error", "pass", "fail"] =
         verdict: what `gate` said.
         inconclusive: whether an inconclusive check counts as passed, as failed, or has its own code.
     """
-    outcomes = {check.outcome for check in verdict.checks}
+    outcomes = {check.outcome for check in verdict.checks if check.level == "error"}
     if "fail" in outcomes or ("inconclusive" in outcomes and inconclusive == "fail"):
         return FAILED
     if "unavailable" in outcomes:
@@ -175,10 +211,14 @@ def _ratio(validation: Validation, limit: float) -> Check:
 
 
 def _sizes(run: Run, limits: Limits) -> Iterator[Check]:
+    before, after = run.artifacts.get("original"), run.artifacts.get("pruned")
+    sizes = (before.size_bytes, after.size_bytes) if before and after else None
+    lacking = "the run lacks one of the two ONNX files"
     if limits.size_ratio is not None:
-        before, after = run.artifacts.get("original"), run.artifacts.get("pruned")
-        pair = (before.size_bytes, after.size_bytes) if before and after else None
-        yield _share("size_ratio", pair, limits.size_ratio, "the run lacks one of the two ONNX files")
+        yield _share("size_ratio", sizes, limits.size_ratio, lacking)
+    if limits.compression is not None:
+        times = sizes[0] / sizes[1] if sizes and sizes[1] > 0 else None
+        yield _held("compression", times, limits.compression, lacking, at_least=True)
     plan: PlanRecord | None = run.plan
     why = "the run has no plan"
     if limits.params_ratio is not None:
@@ -194,3 +234,26 @@ def _share(name: str, pair: tuple[int, int] | None, limit: float, reason: str) -
     if before <= 0:
         return _held(name, None, limit, f"the original counts {before}, so there is no ratio")
     return _held(name, after / before, limit, "")
+
+
+# --------------------------------------------------------------------------- the user's metrics
+
+
+def _own(run: Run, metric: UserMetric, measures: Measures) -> Iterator[Check]:
+    """A number of the user's own on every target."""
+    name = f"{USER_METRIC}{metric.name}"
+    limit = metric.at_most if metric.at_most is not None else metric.at_least
+    assert limit is not None
+    earlier = {c.target: c for c in (run.verdict.checks if run.verdict else ()) if c.name == name}
+    for validation in run.validations:
+        target, value = validation.target, measures.get(metric.name, {}).get(validation.target)
+        if not validation.reached:
+            value = validation.reason or "the target was not reached"
+        elif value is None and target in earlier:
+            before = earlier[target]
+            value = before.measured if before.measured is not None else before.reason
+        why = value if isinstance(value, str) else "it was not computed when the run was made"
+        number = None if isinstance(value, str) else value
+        yield _held(name, number, limit, why, target, at_least=metric.at_most is None)
+    if not run.validations:
+        yield _held(name, None, limit, "the run validated on no target")

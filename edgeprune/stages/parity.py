@@ -17,11 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from edgeprune.errors import BrokenPromise, UsageError
+from edgeprune.errors import BrokenPromise
 from edgeprune.graph import copied, flatten_outputs
-from edgeprune.profiles import RuntimeOptions, Target, Threads
-from edgeprune.runtimes import RUNTIMES
-from edgeprune.runtimes.jobs import read_outputs, write_job
+from edgeprune.reference import file_outputs, noise_for
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +27,7 @@ Array = npt.NDArray[Any]
 TOLERANCE = 1e-4
 """Largest difference allowed, relative to the largest output."""
 
-REFERENCE = Target(
-    name="reference", runtime=RuntimeOptions(optimization="disabled"), threads=Threads(intra=1)
-)
+__all__ = ["TOLERANCE", "Parity", "checked", "compare", "file_outputs", "noise_for", "torch_outputs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +73,6 @@ def _outputs(
     return tuple(torch.cat(column).numpy() for column in zip(*parts, strict=True))
 
 
-def file_outputs(model: Path, samples: Sequence[Array], work: Path) -> tuple[Array, ...]:
-    """An ONNX file's outputs on the reference runtime, samples first.
-
-    Raises:
-        TargetUnavailable: the runtime died or refused the file.
-    """
-    job = write_job(work, REFERENCE, "outputs", {"model": model}, tuple(samples))
-    answer = RUNTIMES["local"].run(job.folder, REFERENCE, REFERENCE.measure.limit_s)
-    return read_outputs(job, answer, REFERENCE).outputs
-
-
 def compare(expected: Sequence[Array], found: Sequence[Array]) -> Parity:
     """The largest difference over all outputs.
 
@@ -124,27 +109,3 @@ def checked(
             "another --opset, or report it with the model."
         )
     return parity
-
-
-def noise_for(model: Path, seed: int, count: int = 16) -> tuple[Array, ...]:
-    """Seeded inputs for an ONNX file: standard normal numbers, zeros and ones for whole numbers.
-
-    Raises:
-        UsageError: the file is missing or is no ONNX model, or has an input that is no tensor.
-    """
-    import onnx
-
-    try:
-        graph = onnx.load(model, load_external_data=False).graph
-    except Exception as error:
-        raise UsageError(f"{model}: is no ONNX model ({type(error).__name__}); check the path.") from error
-    random, made = np.random.default_rng(seed), []
-    known = {initializer.name for initializer in graph.initializer}
-    for item in (value for value in graph.input if value.name not in known):
-        sizes = [d.dim_value or 1 for d in item.type.tensor_type.shape.dim]
-        lead = sizes[0] if sizes and graph.input[0].type.tensor_type.shape.dim[0].dim_value else 1
-        shape = [max(count // max(lead, 1), 1) * max(lead, 1), *sizes[1:]]
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type)
-        drawn = random.standard_normal(shape) if dtype.kind == "f" else random.integers(0, 2, shape)
-        made.append(drawn.astype(dtype))
-    return tuple(made)

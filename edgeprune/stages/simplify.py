@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
+
 from edgeprune.files import atomic
 
 logger = logging.getLogger(__name__)
@@ -84,5 +86,21 @@ def _run(source: Path, temporary: Path, limit_s: float) -> str:
 def _unchanged(source: Path, target: Path, reason: str) -> Simplified:
     if source != target:
         with atomic(target) as temporary:
-            shutil.copyfile(source, temporary)
+            _copy(source, temporary, target)
     return Simplified(target, f"The ONNX file was not simplified: {reason}.")
+
+
+def _copy(source: Path, temporary: Path, target: Path) -> None:
+    """Copy a file to `temporary`; weights in a second file go beside `target`, under its name."""
+    beside = source.with_name(source.name + ".data")
+    if not beside.exists():
+        shutil.copyfile(source, temporary)
+        return
+    model = onnx.load(source, load_external_data=False)
+    moved = target.with_name(target.name + ".data")
+    for entry in (entry for tensor in model.graph.initializer for entry in tensor.external_data):
+        if entry.key == "location":
+            entry.value = moved.name
+    with atomic(moved) as weights:
+        shutil.copyfile(beside, weights)
+    temporary.write_bytes(model.SerializeToString(deterministic=True))

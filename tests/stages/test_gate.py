@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgeprune.limits import Limits
+from edgeprune.limits import NAMES, Limits, UserMetric
 from edgeprune.records import (
     Artifact,
     Certificate,
@@ -78,6 +77,7 @@ def only(run: Run, **limits: float) -> Check:
         ("params_ratio", 0.25, 0.25, 0.249),
         ("macs_ratio", 0.5, 0.5, 0.499),
         ("memory_mb", 80.0, 80.0, 79.9),
+        ("compression", 4.0, 4.0, 4.1),
     ],
 )
 def test_each_limit_passes_at_the_limit_and_fails_beyond(
@@ -99,7 +99,7 @@ def test_latency_is_held_by_its_interval(limit: float, outcome: str) -> None:
 
 
 def test_every_limit_has_its_check() -> None:
-    names = [field.name for field in dataclasses.fields(Limits)]
+    names = list(NAMES)
     verdict = gate(RUN, Limits(**dict.fromkeys(names, 0.9)))
     assert sorted(c.name for c in verdict.checks) == sorted(names)
 
@@ -270,3 +270,84 @@ def test_the_gate_needs_the_standard_library_only() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_limit_of_level_warn_is_told_and_lets_the_gate_pass() -> None:
+    limits = Limits(observed_error=0.1, params_ratio=0.5, level={"observed_error": "warn"})
+    verdict = gate(RUN, limits)
+    assert verdict.passed is True
+    assert {c.name: (c.outcome, c.level) for c in verdict.checks} == {
+        "observed_error": ("fail", "warn"),
+        "params_ratio": ("pass", "error"),
+    }
+    assert exit_code(verdict) == 0
+
+
+def test_what_was_not_measured_only_warns_where_it_says_so() -> None:
+    run = replace(RUN, validations=(LOST,))
+    assert exit_code(gate(run, Limits(observed_error=1, level={"observed_error": "warn"}))) == 0
+    assert exit_code(gate(run, Limits(observed_error=1))) == 5
+
+
+def test_a_limit_that_is_off_is_not_looked_at() -> None:
+    assert gate(RUN, Limits(observed_error=0.1, level={"observed_error": "off"})) == Verdict(None)
+
+
+def test_a_target_may_turn_a_limit_into_a_warning() -> None:
+    own = {"cpu": Limits(level={"observed_error": "warn"})}
+    (check,) = gate(RUN, Limits(observed_error=0.1), own).checks
+    assert check.level == "warn"
+
+
+@pytest.mark.parametrize(
+    ("level", "said"),
+    [
+        ({"observd_error": "warn"}, "no limit 'observd_error'"),
+        ({"p95_ms": "fatal"}, "one of error, warn, off"),
+    ],
+)
+def test_levels_are_checked(level: dict[str, str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Limits(level=level)
+
+
+WER = UserMetric("wer", "metrics:wer", at_most=0.1)
+
+
+@pytest.mark.parametrize(
+    ("value", "outcome", "reason"),
+    [
+        (0.1, "pass", ""),
+        (0.11, "fail", ""),
+        ("its function raised ValueError: no", "unavailable", "no"),
+        (float("nan"), "unavailable", ""),
+    ],
+)
+def test_a_metric_of_the_users_own(value: Any, outcome: str, reason: str) -> None:
+    (check,) = gate(RUN, Limits(metrics=(WER,)), measures={"wer": {"cpu": value}}).checks
+    assert (check.name, check.target, check.outcome) == ("metric:wer", "cpu", outcome)
+    assert reason in check.reason
+
+
+def test_a_metric_that_is_not_computed_now_is_taken_from_the_run() -> None:
+    earlier = Verdict(True, (Check("metric:wer", 0.2, 0.5, "pass", "", "cpu"),))
+    (check,) = gate(replace(RUN, verdict=earlier), Limits(metrics=(WER,))).checks
+    assert (check.measured, check.limit, check.outcome) == (0.2, 0.1, "fail")
+    (check,) = gate(RUN, Limits(metrics=(WER,))).checks
+    assert check.outcome == "unavailable"
+    (check,) = gate(replace(RUN, validations=(LOST,)), Limits(metrics=(WER,))).checks
+    assert (check.outcome, check.reason) == ("unavailable", "board: nobody answers")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": "a b", "function": "m:f", "at_most": 1.0},
+        {"name": "a", "function": "f", "at_most": 1.0},
+        {"name": "a", "function": "m:f"},
+        {"name": "a", "function": "m:f", "at_most": 1.0, "at_least": 0.0},
+    ],
+)
+def test_metrics_are_checked(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="metric"):
+        UserMetric(**wrong)

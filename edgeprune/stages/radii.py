@@ -1,0 +1,86 @@
+"""Domain → β of every layer: how large what it hears at one position can be, in the l2 norm.
+
+The papers take β as given. Here intervals of every value over the whole domain are carried through the
+original net, and β is the norm of the largest patch that fits into them: a bound, exact for the first layer
+of a box, growing with depth. Layers whose inputs cannot be bounded have no β, and what needs it says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgeprune.bounds.interval import propagate
+from edgeprune.domains import Box
+from edgeprune.errors import EdgepruneError
+from edgeprune.graph import Coupling, Graph, Node
+from edgeprune.intervals import Interval
+from edgeprune.twins import twins_of
+
+logger = logging.getLogger(__name__)
+
+
+def radii(coupling: Coupling, domain: Box | None, inputs: Sequence[Tensor]) -> dict[str, float]:
+    """By making node, a bound on the l2 norm of what it hears at one position.
+
+    Args:
+        domain: of every input value; None leaves every layer without a bound.
+        inputs: an example, batch of one.
+    """
+    if domain is None:
+        return {}
+    graph = coupling.graph
+    makers = [n for n in graph.nodes.values() if n.operation in ("linear", "conv1d", "conv2d")]
+    found = {
+        node.name: domain.l2_radius(tuple(graph.nodes[node["input"].name].shape or ())[1:])
+        for node in makers
+        if node.operation == "linear" and node["input"].name in graph.inputs
+    }
+    try:
+        pair = twins_of(graph, graph.module, coupling.alive({}), [x[:1] for x in inputs])
+        boxes = {
+            name: Interval(
+                torch.zeros(1, *shape).double() + domain.low, torch.zeros(1, *shape).double() + domain.high
+            )
+            for name, shape in zip(pair.inputs, pair.shapes, strict=True)
+        }
+        reached = propagate(pair.pruned(), boxes)
+    except (EdgepruneError, RuntimeError) as error:
+        logger.info("intervals do not reach every layer (%s)", error)
+        return found
+    for node in makers:
+        interval = reached.get(node["input"].name)
+        if interval is not None:
+            beta = _largest_patch(graph, node, torch.maximum(interval.low.abs(), interval.high.abs()))
+            found[node.name] = min(beta, found.get(node.name, math.inf))
+    return {name: beta for name, beta in found.items() if math.isfinite(beta)}
+
+
+def _largest_patch(graph: Graph, node: Node, size: Tensor) -> float:
+    """Largest l2 norm of a patch of values that are at most `size`; rounded up."""
+    squares = size.double() ** 2
+    if node.operation == "linear":
+        return float(squares.sum(-1).max().sqrt()) * (1 + 1e-9)
+    name = graph.weight_of(node["weight"])
+    if name is None or node["groups"] != 1:
+        return math.inf
+    taps = tuple(graph.weights[name].shape[2:])
+    ones = torch.ones((1, squares.shape[1], *taps), dtype=torch.float64)
+    # every position of a stride of one: no fewer patches than the layer takes, zeros outside add nothing
+    whole = F.pad(squares, [amount for k in reversed(taps) for amount in (k - 1, k - 1)])
+    convolve = F.conv1d if len(taps) == 1 else F.conv2d
+    if any(d != 1 for d in _list(node["dilation"])):
+        convolve_dilated = convolve(
+            squares.sum(1, keepdim=True), torch.ones((1, 1, *[1] * len(taps))).double()
+        )
+        return math.sqrt(float(convolve_dilated.max()) * math.prod(taps)) * (1 + 1e-9)
+    return math.sqrt(float(convolve(whole, ones).max())) * (1 + 1e-9)
+
+
+def _list(value: object) -> list[int]:
+    return [value] if isinstance(value, int) else [int(v) for v in value]  # type: ignore[attr-defined]

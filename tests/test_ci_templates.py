@@ -1,0 +1,138 @@
+"""The action, the GitLab job and the hooks: their schemas, and their scripts really run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_runs import full_run
+
+from edgeprune.records import Check, Verdict
+
+ROOT = Path(__file__).parents[1]
+yaml = pytest.importorskip("ruamel.yaml", reason="comes with check-jsonschema")
+
+
+def read(name: str) -> Any:
+    return yaml.YAML(typ="safe").load((ROOT / name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("name", "schema"), [("action.yml", "github-actions"), ("ci/gitlab.yml", "gitlab-ci")]
+)
+def test_the_templates_are_valid(name: str, schema: str) -> None:
+    pytest.importorskip("check_jsonschema")
+    done = subprocess.run(
+        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", str(ROOT / name)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_hooks_are_valid() -> None:
+    clientlib = pytest.importorskip("pre_commit.clientlib")
+    hooks = clientlib.load_manifest(str(ROOT / ".pre-commit-hooks.yaml"))
+    assert [hook["id"] for hook in hooks] == ["edgeprune-config", "edgeprune-onnx"]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """A job's environment, in which `edgeprune` is this checkout's."""
+    (tmp_path / "bin").mkdir()
+    tool = tmp_path / "bin" / "edgeprune"
+    tool.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m edgeprune "$@"\n')
+    tool.chmod(0o755)
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    told = {"GITHUB_OUTPUT": str(tmp_path / "output"), "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md")}
+    return {**os.environ, **told, "PATH": path, "PYTHONPATH": str(ROOT)}
+
+
+def test_the_action_gates_a_run(tmp_path: Path, environment: dict[str, str]) -> None:
+    run_dir = tmp_path / "a run"
+    run_dir.mkdir()
+    full_run().save(run_dir)
+    (step,) = [s for s in read("action.yml")["runs"]["steps"] if s.get("id") == "edgeprune"]
+    given = {"RUN": "a run", "OUTPUT": "out", "CONFIG": "", "BASELINE": "a run"}
+    asked = {**environment, **given, "ARGS": "--limit params_ratio=0.1"}
+    done = subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", step["run"]],
+        cwd=tmp_path,
+        env=asked,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    outputs = dict(line.split("=", 1) for line in (tmp_path / "output").read_text().splitlines())
+    assert outputs["exit-code"] == "1"
+    assert "::error file=a run/run.json,line=1,title=edgeprune EP401 limit-broken::" in done.stdout
+    assert json.loads((tmp_path / outputs["sarif"]).read_text())["version"] == "2.1.0"
+    assert "Fail" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("name", [".pre-commit-hooks.yaml"])
+def test_the_hooks_say_what_is_wrong(name: str, tmp_path: Path, environment: dict[str, str]) -> None:
+    (tmp_path / "edgeprune.toml").write_text("methd = 1\n")
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good" / "edgeprune.toml").write_text("seed = 1\n")
+    (tmp_path / "broken.onnx").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    cases = {
+        "edgeprune-config": ("edgeprune.toml", 2, "did you mean 'method'"),
+        "edgeprune-onnx": ("broken.onnx", 1, "EP501"),
+    }
+    for hook in read(name):
+        file, code, said = cases[hook["id"]]
+        done = subprocess.run(
+            [*shlex.split(hook["entry"]), file],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        assert said in done.stdout + done.stderr
+    done = subprocess.run(
+        ["edgeprune", "config", "--check", "good/edgeprune.toml"], cwd=tmp_path, env=environment, check=False
+    )
+    assert done.returncode == 0
+
+
+def test_every_command_of_the_gitlab_job_parses() -> None:
+    import click
+
+    from edgeprune.cli import main
+
+    for line in read("ci/gitlab.yml")[".edgeprune"]["script"]:
+        _, name, *arguments = shlex.split(line)
+        context = click.Context(main)
+        command = main.get_command(context, name)
+        assert command is not None
+        command.make_context(name, arguments, parent=context)
+
+
+def test_a_verdict_without_errors_passes_the_action(tmp_path: Path, environment: dict[str, str]) -> None:
+    import dataclasses
+
+    run_dir = tmp_path / "r"
+    run_dir.mkdir()
+    dataclasses.replace(full_run(), verdict=Verdict(True, (Check("p", 1.0, 2.0, "pass"),))).save(run_dir)
+    (step,) = [s for s in read("action.yml")["runs"]["steps"] if s.get("id") == "edgeprune"]
+    given = {"RUN": "r", "OUTPUT": "out", "CONFIG": "", "BASELINE": "", "ARGS": "--limit params_ratio=0.9"}
+    done = subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", step["run"]],
+        cwd=tmp_path,
+        env={**environment, **given},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout

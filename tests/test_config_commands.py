@@ -1,0 +1,199 @@
+"""`schema`, `config`, `init`, `lint`, `explain`: what people read before and after a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from report_runs import full_run
+from terminal import SMALL, Terminal
+
+from edgeprune.config import Settings, resolve
+from edgeprune.limits import Limits
+from edgeprune.lints import RULES
+from edgeprune.profiles import shipped_folder
+from edgeprune.records import to_json
+from edgeprune.schema import described, settings_schema
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Terminal:
+    monkeypatch.chdir(tmp_path)
+    return Terminal(monkeypatch, capsys)
+
+
+def valid(content: object) -> bool:
+    return jsonschema.Draft202012Validator(settings_schema()).is_valid(content)
+
+
+def test_the_schema_is_one_and_describes_every_setting() -> None:
+    made = settings_schema()
+    jsonschema.Draft202012Validator.check_schema(made)
+    for field in dataclasses.fields(Settings):
+        assert made["properties"][field.name].get("description"), field.name
+    for field in dataclasses.fields(Limits):
+        assert described(Limits)[field.name]
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ('method = "gram"\ntarget = "cpu"\nkeep = 1', True),
+        ('target = ["cpu", "cuda"]\n[limits]\nobserved_error = 0.5\nlevel = {observed_error = "warn"}', True),
+        ('[[limits.metrics]]\nname = "wer"\nfunction = "m:f"\nat_most = 0.1', True),
+        ("[limits.regression]\nall = 5\nlatency = 3", True),
+        ('methd = "gram"', False),
+        ("keep = 1.5", False),
+        ("seed = 1.5", False),
+        ("[limits]\nlatncy_ratio = 1", False),
+        ('[[limits.metrics]]\nname = "wer"', False),
+    ],
+)
+def test_schema_and_reader_agree(text: str, right: bool, tmp_path: Path) -> None:
+    assert valid(tomllib.loads(text)) is right
+    file = tmp_path / "edgeprune.toml"
+    file.write_text(text)
+    if right:
+        resolve({}, file)
+    else:
+        with pytest.raises(Exception, match=r"edgeprune\.toml"):
+            resolve({}, file)
+
+
+def test_the_schemas_of_targets_and_runs_hold_for_real_ones(terminal: Terminal) -> None:
+    target = json.loads(terminal("schema", "target").out)
+    for path in shipped_folder("targets").glob("*.toml"):
+        jsonschema.Draft202012Validator(target).validate(tomllib.loads(path.read_text()))
+    run = json.loads(terminal("schema", "run").out)
+    jsonschema.Draft202012Validator(run).validate(to_json(full_run()))
+
+
+def test_config_shows_values_and_origins(terminal: Terminal) -> None:
+    Path("edgeprune.toml").write_text("seed = 3\n[limits]\nobserved_error = 0.5\n")
+    shown = terminal("config")
+    lines = {line.split()[0]: line.split() for line in shown.out.splitlines()}
+    assert lines["seed"] == ["seed", "3", "edgeprune.toml"]
+    assert lines["method"][-1] == "default"
+    found = json.loads(terminal("config", "--json").out)
+    assert found["seed"] == {"value": 3, "origin": "edgeprune.toml"}
+
+
+def test_config_checks_several_files(terminal: Terminal) -> None:
+    Path("a.toml").write_text("seed = 1\n")
+    Path("b.toml").write_text("sed = 1\n")
+    assert terminal("config", "--check", "a.toml").code == 0
+    ended = terminal("config", "--check", "a.toml", "b.toml")
+    assert ended.code == 2
+    assert "did you mean 'seed'" in ended.err
+    assert terminal("config", "a.toml", "b.toml").code == 2
+
+
+def test_init_writes_what_run_reads(terminal: Terminal) -> None:
+    np.savez("data.npz", x=np.random.default_rng(0).random((8, 8), np.float32))
+    ended = terminal("init", f"{SMALL}:build", "--input", "1x8", "--calibration", "data.npz")
+    assert ended.code == 0, ended.err
+    text = Path("edgeprune.toml").read_text()
+    assert "#   0: 16 units" in text
+    assert "an output of the model" in text
+    settings = resolve({}).settings
+    assert (settings.model, settings.input, settings.method) == (f"{SMALL}:build", ("1x8",), "gram")
+    assert valid(tomllib.loads(text))
+    uncommented = "\n".join(
+        line[2:]
+        if line.startswith(("# observed", "# top1", "# latency", "# compression", "# level", "# domain"))
+        else line
+        for line in text.splitlines()
+    )
+    assert valid(tomllib.loads(uncommented))
+    assert terminal("init", f"{SMALL}:build", "--input", "1x8").code == 2
+    assert terminal("init", f"{SMALL}:build", "--input", "1x8", "--force").code == 0
+    assert resolve({}).settings.method == "sensitivity"
+
+
+def test_explain_knows_every_rule(terminal: Terminal) -> None:
+    listed = terminal("explain").out
+    for name, rule in RULES.items():
+        assert name in listed
+        assert rule.remedy in terminal("explain", name.lower()).out
+    assert terminal("explain", "slower-than-the-original").code == 0
+    ended = terminal("explain", "slower-than-original")
+    assert ended.code == 2
+    assert "did you mean 'slower-than-the-original'" in ended.err
+    assert "lists them all" in terminal("explain", "EP999").err
+
+
+def test_lint_reads_runs_and_files(terminal: Terminal) -> None:
+    full_run().save(Path())
+    ended = terminal("lint", ".", "--sarif", "x.sarif", "--json")
+    assert ended.code == 1
+    assert {"EP401", "EP201"} <= {row["rule"] for row in json.loads(ended.out)}
+    assert json.loads(Path("x.sarif").read_text())["runs"]
+
+
+def test_lint_finds_what_is_wrong_with_a_file(terminal: Terminal) -> None:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = np.array([[np.nan, 1.0]], np.float64)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], doc_string='File "/home/alice/secret/model.py"')
+    odd = helper.make_node("Odd", ["y"], ["z"], domain="acme")
+    graph = helper.make_graph(
+        [node, odd],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.DOUBLE, [1, 1])],
+        [helper.make_tensor_value_info("z", TensorProto.DOUBLE, [1, 2])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("acme", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets), "bad.onnx")
+    ended = terminal("lint", "bad.onnx", "--json")
+    assert ended.code == 1
+    assert {row["rule"] for row in json.loads(ended.out)} == {"EP502", "EP503", "EP505", "EP506", "EP507"}
+    model = onnx.load("bad.onnx")
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "../../etc/passwd"
+    Path("out.onnx").write_bytes(model.SerializeToString())
+    assert "outside its folder" in terminal("lint", "out.onnx").out
+
+
+def test_quiet_and_verbose_may_stand_behind_the_command(terminal: Terminal) -> None:
+    full_run().save(Path())
+    for arguments in (["-q", "gate", "."], ["gate", ".", "-q"], ["gate", ".", "--verbose"]):
+        assert terminal(*arguments, "--limit", "params_ratio=1").code == 0
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_the_commands(
+    shell: str, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeprune.cli import COMMANDS, main
+
+    words = {"COMP_WORDS": "edgeprune ", "COMP_CWORD": "" if shell == "fish" else "1"}
+    from click.shell_completion import get_completion_class
+
+    for name, value in words.items():
+        monkeypatch.setenv(name, value)
+    made = get_completion_class(shell)(main, {}, "edgeprune", "_EDGEPRUNE_COMPLETE")
+    assert {item.value for item in made.get_completions([], "")} >= set(COMMANDS)
+
+
+def test_errors_have_one_shape(terminal: Terminal) -> None:
+    for arguments in (
+        ["gate"],
+        ["gate", "nowhere"],
+        ["gate", ".", "--limit", "x=1"],
+        ["inspekt"],
+        ["run", "--keep", "two"],
+    ):
+        ended = terminal(*arguments)
+        assert ended.code == 2
+        assert ended.err.startswith("error: "), ended.err
+        assert len(ended.err.strip().splitlines()) == 1, ended.err
