@@ -23,7 +23,7 @@ from typing import Any
 
 FAMILIES = ("torchvision", "timm", "transformers", "real")
 QUICK = ("resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "levit_128s", "xcit_nano_12_p16_224", "bert", "llama")
-STRUCTURAL = ("normalised over", "vocabulary", "an output", "a size that", "taps", "tap axis", "attended over")
+STRUCTURAL = ("normalised over", "reduced over", "vocabulary", "an output", "a size that", "taps", "tap axis", "attended over")
 """Beginnings and parts of reasons that lie in what the net computes, not in a rule that is missing."""
 
 
@@ -170,12 +170,13 @@ def randomise(net: Any) -> None:
                 module.running_mean.normal_(0, 0.2)
                 module.running_var.uniform_(0.5, 1.5)
         for value in net.parameters():
-            if value.dim() <= 1 and value.numel() > 1:
-                low, high = float(value.min()), float(value.max())
-                if low == high == 1.0 or (low == high and abs(low) < 1e-1):
-                    value.add_(torch.randn_like(value) * 0.1).add_(0.0 if low == 1.0 else 0.3)
-            elif value.numel() > 1 and not bool(value.any()):
+            if value.numel() <= 1 or value.dim() > 1 and min(value.shape) > 1 and bool(value.any()):
+                continue
+            low, high = float(value.min()), float(value.max())
+            if low == high and value.dim() > 1 and min(value.shape) > 1:
                 value.normal_(0, 0.05)
+            elif low == high:
+                value.add_(torch.randn_like(value) * 0.1).add_(0.3 if abs(low) < 0.1 else 0.0)
 
 
 def prune(row: Row, net: Any, graph: Any, inputs: tuple[Any, ...]) -> None:

@@ -132,6 +132,7 @@ def _ids(*shape: int, high: int = 90) -> Tensor:
 
 def transformers_cases() -> list[Case]:
     """Nets built from a configuration, small but with all their parts."""
+    import_torchvision()
     t = importlib.import_module("transformers")
 
     def case(

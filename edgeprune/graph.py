@@ -251,6 +251,7 @@ class Flow:
     approximate: list[tuple[Ints, str]] = field(default_factory=list)
     _zeros: dict[int, Ints] = field(default_factory=dict)
     _weights: dict[str, Axes] = field(default_factory=dict)
+    _copies: dict[int, Ints] = field(default_factory=dict)
 
     def weight(self, node: Node) -> Axes:
         """The labels of a weight: one set, however often it is fetched."""
@@ -281,10 +282,16 @@ class Flow:
 
     def uniform(self, shape: Sequence[int], sizes: Sequence[Any]) -> Axes:
         """Axes whose entries are all alike, so that any may go: those whose size is a number."""
-        return tuple(
+        made = tuple(
             self.labels.fresh(size) if isinstance(written, int) and size > 1 else self.zeros(size)
             for size, written in zip(shape, sizes, strict=True)
         )
+        self._copies.update({id(axis): axis for axis in made if axis is not self._zeros.get(len(axis))})
+        return made
+
+    def copies(self, axis: Ints) -> bool:
+        """Whether an axis only holds equal entries, as `uniform` made it."""
+        return id(axis) in self._copies
 
     def free(self, axis: Ints) -> bool:
         """Whether any of these labels can still be removed."""

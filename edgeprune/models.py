@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import inspect
 import logging
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -134,7 +135,7 @@ def _import_file(path: Path) -> ModuleType:
         sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ModelError(f"{path}: fails when imported: {type(error).__name__}: {error}") from error
     return module
@@ -150,7 +151,7 @@ def _import_module(name: str) -> ModuleType:
             f"{name}: cannot be imported ({error}); is it installed, or reachable from this folder? "
             "A file is named with its path: path/to/file.py:factory."
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"{name}: fails when imported: {type(error).__name__}: {error}") from error
 
 
@@ -169,7 +170,7 @@ def _build(factory: Callable[[], Any], spec: str) -> nn.Module:
         )
     try:
         module = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"{spec}: raised {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
         raise ModelError(f"{spec}: returned a {type(module).__name__}, not an nn.Module.")
@@ -307,8 +308,17 @@ def parse_inputs(specs: Sequence[str], seed: int) -> tuple[Tensor, ...]:
         sizes = [int(d) for d in match["dims"].split("x")]
         if 0 in sizes:
             raise ModelError(f"--input {spec}: a size of 0 leaves nothing to run on; sizes start at 1.")
-        if DTYPES[dtype].is_floating_point:
-            inputs.append(torch.randn(sizes, generator=generator).to(DTYPES[dtype]))
-        else:
-            inputs.append(torch.randint(0, 2, sizes, generator=generator).to(DTYPES[dtype]))
+        inputs.append(_noise(spec, sizes, DTYPES[dtype], generator))
     return tuple(inputs)
+
+
+def _noise(spec: str, sizes: list[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    try:
+        if dtype.is_floating_point:
+            return torch.randn(sizes, generator=generator).to(dtype)
+        return torch.randint(0, 2, sizes, generator=generator).to(dtype)
+    except (RuntimeError, TypeError, MemoryError) as error:  # torch says it differently for each size
+        raise ModelError(
+            f"--input {spec}: is too large to be made ({math.prod(sizes):.3g} values); give the sizes of one "
+            "sample, batch first."
+        ) from error

@@ -69,7 +69,7 @@ def prepare(loaded: Loaded, settings: Settings) -> Line:
     if doubled:
         raise UsageError(f"--target {doubled[0]}: is given twice; name each target once.")
     calibration = find_calibration(settings.calibration) if settings.calibration else None
-    data = calibration.load() if calibration is not None else None
+    data = calibration.load().repeated(settings.samples) if calibration is not None else None
     inputs = _example_inputs(loaded, settings, data)
     if data is not None:
         _check_fit(data, inputs, str(settings.calibration))

@@ -144,8 +144,8 @@ def _signing() -> Any:
         import model_signing
     except ImportError as error:
         raise UsageError(
-            "signatures need the package model-signing, which is not installed; "
-            "install it with: pip install model-signing"
+            f"signatures need the package model-signing, which cannot be imported ({error}); "
+            "install it with: pip install model-signing pyopenssl"
         ) from error
     return model_signing
 

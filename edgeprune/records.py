@@ -322,7 +322,7 @@ class Run:
             raise UsageError(f"{folder}: there is no run here (no run.json); give the folder of a run.")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UsageError(f"{path}: cannot be read as JSON ({error}); make the run again.") from error
         version = content.get("schema_version") if isinstance(content, dict) else None
         if version != SCHEMA_VERSION:
@@ -332,7 +332,7 @@ class Run:
             )
         try:
             return from_json(Run, content)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise UsageError(f"{path}: is not the record of a run ({error}); make the run again.") from error
 
 

@@ -29,12 +29,30 @@ class CalibrationData:
         holdout: the same for measuring and certifying, shape (m, …); never used to prune.
         fit_labels: int64 (n,), the class of each sample, where known.
         holdout_labels: int64 (m,).
+        fit_weights: float64 (n,), not negative: how much each sample of `fit` stands for; None if all alike.
     """
 
     fit: tuple[Array, ...]
     holdout: tuple[Array, ...]
     fit_labels: npt.NDArray[np.int64] | None = None
     holdout_labels: npt.NDArray[np.int64] | None = None
+    fit_weights: npt.NDArray[np.float64] | None = None
+
+    def repeated(self, count: int) -> CalibrationData:
+        """The same set with every sample of `fit` as often as its weight asks for.
+
+        About `count` samples in all (by largest remainders), so that whatever averages over samples averages
+        with their weights. A set without weights is returned as it is.
+        """
+        if self.fit_weights is None:
+            return self
+        share = self.fit_weights / self.fit_weights.sum() * count
+        times = np.floor(share).astype(np.int64)
+        behind = np.argsort(times - share, kind="stable")[: count - int(times.sum())]
+        times[behind] += 1
+        labels = None if self.fit_labels is None else np.repeat(self.fit_labels, times)
+        fit = tuple(np.repeat(array, times, axis=0) for array in self.fit)
+        return CalibrationData(fit, self.holdout, labels, self.holdout_labels)
 
 
 def load_samples(calibration: Calibration) -> CalibrationData:
@@ -59,7 +77,20 @@ def load_samples(calibration: Calibration) -> CalibrationData:
         holdout=holdout,
         fit_labels=_labels(calibration, arrays, "fit", len(fit[0])),
         holdout_labels=_labels(calibration, arrays, "holdout", len(holdout[0])),
+        fit_weights=_weights(calibration, arrays.get("fit_weights"), len(fit[0])),
     )
+
+
+def _weights(calibration: Calibration, weights: Array | None, count: int) -> npt.NDArray[np.float64] | None:
+    if weights is None:
+        return None
+    sound = weights.shape == (count,) and weights.dtype.kind == "f" and np.isfinite(weights).all()
+    if not sound or (weights < 0).any() or not weights.sum() > 0:
+        raise CalibrationError(
+            f"{calibration.file}: fit_weights must be {count} numbers, none negative and not all 0; write the "
+            "set again with `edgeprune calibrate`."
+        )
+    return weights.astype(np.float64)
 
 
 def _arrays(calibration: Calibration) -> dict[str, Array]:

@@ -33,7 +33,7 @@ def read_toml(path: Path) -> dict[str, Any]:
             return tomllib.load(stream)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error}); check the path.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # malformed, no UTF-8, an endless number or nesting
         raise ConfigError(f"{path}: is not valid TOML: {error}.") from error
 
 

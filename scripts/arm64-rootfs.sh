@@ -9,8 +9,6 @@ set -euo pipefail
 
 RELEASE=bookworm       # Debian 12: Python 3.11
 ONNXRUNTIME=1.31.1
-MIRROR="${DEBIAN_MIRROR:-http://deb.debian.org/debian}"
-KEYRING="${DEBIAN_KEYRING:-/usr/share/keyrings/debian-archive-keyring.gpg}"
 PYTHON="${PYTHON:-python3}"
 FOLDER="${1:-${XDG_CACHE_HOME:-$HOME/.cache}/edgeprune/arm64}"
 VERSION="$RELEASE onnxruntime-$ONNXRUNTIME 1"
@@ -23,19 +21,22 @@ for tool in apt-get dpkg "$PYTHON"; do
     command -v "$tool" >/dev/null || { echo "error: $tool is needed and not here" >&2; exit 1; }
 done
 
+grep -qs "VERSION_CODENAME=$RELEASE" /etc/os-release || {
+    echo "error: this needs Debian 12 ($RELEASE), whose Python 3.11 is the one that is unpacked" >&2
+    exit 1
+}
+
 mkdir -p "$(dirname "$FOLDER")"
 work="$(mktemp -d "$(dirname "$FOLDER")/arm64.XXXXXX")"
 trap 'rm -rf "$work"' EXIT
 
-# A private apt, for another architecture, that knows nothing of this machine's packages.
+# A private apt, for another architecture: this machine's sources, but none of its packages.
 apt="$work/apt"
-mkdir -p "$apt"/{lists/partial,archives/partial,parts} "$work/rootfs/proc" "$work/site" "$work/wheels"
+mkdir -p "$apt"/{lists/partial,archives/partial} "$work/rootfs/proc" "$work/site" "$work/wheels"
 : > "$apt/status"
-echo "deb [signed-by=$KEYRING] $MIRROR $RELEASE main" > "$apt/sources.list"
 options=(
     -qq
     -o APT::Architecture=arm64 -o APT::Architectures=arm64
-    -o Dir::Etc::SourceList="$apt/sources.list" -o Dir::Etc::SourceParts="$apt/parts"
     -o Dir::State::Lists="$apt/lists" -o Dir::State::status="$apt/status"
     -o Dir::Cache="$apt" -o Dir::Cache::Archives="$apt/archives"
     -o APT::Sandbox::User= -o Debug::NoLocking=1 -o Acquire::Languages=none -o Acquire::Retries=3

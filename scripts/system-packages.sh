@@ -29,7 +29,8 @@ ldconfig -p | grep -q 'libvulkan\.so\.1' || packages+=(libvulkan1)
 if [ ! -d "$CACHE/node_modules/onnxruntime-web" ] && ! command -v npm >/dev/null; then packages+=(npm); fi
 if [ "${#packages[@]}" -gt 0 ]; then
     "${as_root[@]}" apt-get -qq update
-    DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get -qq install --yes --no-install-recommends "${packages[@]}"
+    # RUNLEVEL=1: the system's own ssh server is installed, not started
+    "${as_root[@]}" env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "${packages[@]}"
 fi
 
 installed="$CACHE/node_modules/onnxruntime-web/package.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def noise(*shape: int, seed: int = 1) -> Tensor:
 def mlp(sizes: tuple[int, ...] = (6, 8, 7, 3)) -> nn.Module:
     """Fully connected layers with ReLU between them."""
     layers: list[nn.Module] = []
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

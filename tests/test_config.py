@@ -130,7 +130,7 @@ def test_what_is_wrong_in_a_file_is_said_with_its_place(content: str, said: str)
 
 
 def test_a_file_that_was_asked_for_must_be_there() -> None:
-    with pytest.raises(ConfigError, match="nowhere.toml: cannot be read"):
+    with pytest.raises(ConfigError, match=r"nowhere.toml: cannot be read"):
         resolve({}, Path("nowhere.toml"))
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -197,3 +200,100 @@ def test_errors_have_one_shape(terminal: Terminal) -> None:
         assert ended.code == 2
         assert ended.err.startswith("error: "), ended.err
         assert len(ended.err.strip().splitlines()) == 1, ended.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["gate", ".", "--limit", "params_ratio=1", "--sarif", "x.sarif", "--github"],
+        ["lint", "."],
+        ["explain"],
+        ["config"],
+        ["schema"],
+    ],
+)
+def test_what_ci_calls_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+    full_run().save(tmp_path)
+    script = (
+        f"import sys; sys.argv = ['edgeprune', *{arguments!r}]\n"
+        "from edgeprune.cli import entry\n"
+        "try:\n    entry()\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy', 'scipy', 'matplotlib', 'jinja2'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_json_stands_alone_on_standard_output(terminal: Terminal) -> None:
+    full_run().save(Path())
+    ended = terminal("gate", ".", "--limit", "observed_error=0.1", "--json", "--github")
+    assert json.loads(ended.out)["passed"] is False
+    assert "::error" in ended.err
+
+
+def test_no_color_is_obeyed(tmp_path: Path) -> None:
+    full_run().save(tmp_path)
+    command = [sys.executable, "-m", "edgeprune", "gate", ".", "--limit", "observed_error=0.1"]
+    for environment, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+        said = _on_a_terminal(command, tmp_path, environment)
+        assert ("\x1b[" in said) is coloured, said
+
+
+def _on_a_terminal(command: list[str], folder: Path, environment: dict[str, str]) -> str:
+    """What a command writes to a terminal."""
+    ours, theirs = os.openpty()
+    settings = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm"} | environment
+    done = subprocess.Popen(command, cwd=folder, env=settings, stdout=theirs, stderr=theirs, stdin=theirs)
+    os.close(theirs)
+    said = b""
+    try:
+        while part := os.read(ours, 4096):
+            said += part
+    except OSError:
+        pass  # the other end is closed: all was read
+    done.wait()
+    os.close(ours)
+    return said.decode()
+
+
+def test_a_metric_is_computed_from_what_a_run_saved(terminal: Terminal, tmp_path: Path) -> None:
+    from edgeprune.measures import keep_reference
+
+    full_run().save(Path())
+    outputs = np.arange(12.0).reshape(6, 2)
+    keep_reference(Path(), [outputs], np.arange(6) % 2)
+    (Path("logs") / "outputs").mkdir()
+    for name in ("cpu", "arm-board"):
+        np.savez(Path("logs") / "outputs" / f"{name}.npz", **{"000": outputs + 0.25})
+    Path("own.py").write_text(
+        "import numpy as np\n"
+        "def worst(pruned, original, labels):\n    assert len(labels) == 6\n    return np.abs(pruned - original).max()\n"
+        "def bad(pruned, original, labels):\n    raise ValueError('no')\n"
+    )
+    off = ["--limit", "observed_error=off"]
+    passed = terminal("gate", ".", *off, "--metric", "worst=own.py:worst<=0.25", "--json")
+    found = {(c["name"], c["target"]): c for c in json.loads(passed.out)["checks"]}
+    assert found["metric:worst", "cpu"]["measured"] == 0.25
+    assert found["metric:worst", "webgpu"]["outcome"] == "unavailable"
+    raised = terminal("gate", ".", "--metric", "bad=own.py:bad<=1")
+    assert "ValueError: no" in raised.out
+    assert raised.code == 5
+    missing = terminal("gate", ".", "--metric", "x=own.py:wrst<=1")
+    assert missing.code == 2
+    assert "did you mean 'worst'" in missing.err
+
+
+def test_regressions_from_the_command_line(terminal: Terminal, tmp_path: Path) -> None:
+    full_run().save(Path())
+    (tmp_path / "old").mkdir()
+    full_run().save(tmp_path / "old")
+    ended = terminal("gate", ".", "--baseline", "old", "--regression", "size=1", "--json")
+    assert {c["name"]: c["outcome"] for c in json.loads(ended.out)["checks"]} == {"regression:size": "pass"}
+    assert ended.code == 0
+    latency = terminal("gate", ".", "--baseline", "old", "--regression", "latency=5")
+    assert latency.code == 5
+    assert "--remeasure" in latency.out
+    assert terminal("gate", ".", "--regression", "5").code == 2

@@ -61,11 +61,15 @@ def test_every_update_is_on_the_disk_at_once(path: Path) -> None:
 
 
 def test_a_stage_that_fails_is_not_finished_and_those_before_it_stay(path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), claim(path, RUN, KEY) as folder:
-        with folder.stage("shrink"):
-            pass
-        with folder.stage("export"):
-            raise ZeroDivisionError
+    def run() -> None:
+        with claim(path, RUN, KEY) as folder:
+            with folder.stage("shrink"):
+                pass
+            with folder.stage("export"):
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run()
     assert list(Run.load(path).seconds) == ["shrink"]
 
 
@@ -137,10 +141,14 @@ def test_a_damaged_mark_fits_no_key(started: Path, mark: str) -> None:
 
 
 def test_a_run_that_finished_nothing_leaves_nothing_behind(path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), claim(path, RUN, KEY) as folder:
-        folder.update(warnings=("too early",))
-        folder.log("export")
-        raise KeyboardInterrupt
+    def run() -> None:
+        with claim(path, RUN, KEY) as folder:
+            folder.update(warnings=("too early",))
+            folder.log("export")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
     assert not path.exists()
 
 

@@ -218,14 +218,14 @@ def test_a_damaged_weights_file_is_said(tmp_path: Path, damage: str) -> None:
             path.write_bytes(pickle.dumps(changed()))
         case "a folder":
             path.mkdir()
-    with pytest.raises(ModelError, match="--weights .*w.safetensors: (is damaged|there is no such file)"):
+    with pytest.raises(ModelError, match=r"--weights .*w.safetensors: (is damaged|there is no such file)"):
         fill_weights(nn.Linear(4, 3), path, trust_pickle=True)
 
 
 def test_a_pickle_needs_consent(tmp_path: Path) -> None:
     torch.save(changed(bias=torch.ones(3)), tmp_path / "w.pt")
     net = nn.Linear(4, 3)
-    with pytest.raises(ModelError, match="reading a pickle can run code.*--trust-pickle"):
+    with pytest.raises(ModelError, match=r"reading a pickle can run code.*--trust-pickle"):
         fill_weights(net, tmp_path / "w.pt")
     fill_weights(net, tmp_path / "w.pt", trust_pickle=True)
     assert torch.equal(net.bias, torch.ones(3))

@@ -115,7 +115,7 @@ def test_a_folder_without_a_run_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", '{"schema_version": 1', "\x00", "[1, 2]", "7", '"run"'])
 def test_what_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(UsageError, match="cannot be read as JSON|schema version None"):
+    with pytest.raises(UsageError, match=r"cannot be read as JSON|schema version None"):
         Run.load(tmp_path)
 
 

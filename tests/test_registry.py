@@ -82,7 +82,7 @@ def test_a_name_may_be_taken_once(plugins: list[Point]) -> None:
     with pytest.raises(ConfigError, match="two members are named 'conv'"):
         Registry("ops", (Member("conv"), Member("conv")))
     plugins.append(Point("conv", lambda: Member("conv")))
-    with pytest.raises(ConfigError, match="two members are named 'conv' .the second from somebody-else"):
+    with pytest.raises(ConfigError, match=r"two members are named 'conv' .the second from somebody-else"):
         shipped()["linear"]
 
 
@@ -99,7 +99,7 @@ def test_a_plugin_that_cannot_be_loaded_is_named_with_its_distribution(plugins: 
 
 def test_a_plugin_without_a_distribution_is_named_by_its_value(plugins: list[Point]) -> None:
     plugins.append(Point("conv", lambda: Member("conv"), dist=None))
-    with pytest.raises(ConfigError, match="other.place:member"):
+    with pytest.raises(ConfigError, match=r"other.place:member"):
         list(shipped())
 
 

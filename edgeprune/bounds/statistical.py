@@ -301,3 +301,52 @@ def exceedance(errors: npt.ArrayLike, threshold: float, delta: float) -> Stateme
         reason = f"{n} samples are too few: at least {needed} are needed"
         return Statement(None, 1 - delta, n, observed, reason, source)
     return Statement(min(1.0, observed + width), 1 - delta, n, observed, "", source)
+
+
+def chosen_ratio(
+    errors: npt.ArrayLike, ratios: npt.ArrayLike, limit: float, share: float, delta: float
+) -> tuple[int | None, Statement]:
+    """The most aggressive of several candidates whose error is certified, chosen on the same samples.
+
+    Learn, then test: candidate j is good if at least `share` of all inputs have an error ≤ limit. Its
+    null hypothesis "the rate of errors above the limit exceeds 1 − share" has the binomial p-value
+    P(Bin(n, 1 − share) ≤ events_j). The candidates are tested from the mildest on, each at level δ, and
+    the first that is not rejected ends it: with probability ≥ 1 − δ no bad candidate is ever accepted,
+    because to accept one its own p-value would have to be ≤ δ (fixed sequence testing; no correction is
+    needed). The order must not depend on the errors.
+
+    Args:
+        errors: (candidates, n) on the same held-out samples.
+        ratios: (candidates,) how much is removed; they are tested in ascending order.
+        limit: largest error that is acceptable.
+        share: of the inputs that shall obey it.
+        delta: δ.
+
+    Returns:
+        The index of the accepted candidate that removes most, None if there is none; and the statement,
+        whose bound is the limit.
+
+    Raises:
+        UsageError: shapes do not fit, or a share is out of range.
+
+    Source:
+        Angelopoulos et al. (2021), "Learn then test", arXiv 2110.01052, section 3 (fixed sequence testing).
+    """
+    _share("share", share)
+    _share("delta", delta)
+    table, order = np.asarray(errors, dtype=np.float64), np.asarray(ratios, dtype=np.float64)
+    if table.ndim != 2 or len(table) != len(order):
+        raise UsageError(f"needs one row of errors a ratio, not {table.shape} for {len(order)} ratios.")
+    n, source = table.shape[1], "learn then test (Angelopoulos et al. 2021)"
+    accepted: int | None = None
+    for j in np.argsort(order, kind="stable"):
+        events = int((~(table[j] <= limit)).sum())
+        # P(Bin(n, p) ≤ k) is the regularised incomplete beta function I_{1 − p}(n − k, k + 1)
+        p_value = 1.0 if events >= n else float(special.betainc(n - events, events + 1, share))
+        if p_value > delta:
+            break
+        accepted = int(j)
+    if accepted is None:
+        reason = f"even the mildest candidate is not certified with {n} samples"
+        return None, Statement(None, 1 - delta, n, None, reason, source)
+    return accepted, Statement(limit, 1 - delta, n, float(table[accepted].max()), "", source)

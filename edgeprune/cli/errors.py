@@ -9,6 +9,7 @@ import click
 
 from edgeprune.errors import EdgepruneError
 
+USAGE = 2
 BUG = 4
 INTERRUPTED = 130
 
@@ -40,6 +41,16 @@ def told(command: click.Command) -> None:
         sys.exit(_say(str(error), error.exit_code))
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        if verbose:
+            traceback.print_exc()
+        where = f"{str(error.filename)[:200]}: " if error.filename else ""
+        sys.exit(_say(f"{where}{error.strerror or error}; check the path, its rights and the disk.", USAGE))
+    except MemoryError as error:
+        if verbose:
+            traceback.print_exc()
+        text = f"not enough memory ({error}); check the sizes of inputs and samples, or use a larger machine."
+        sys.exit(_say(text, USAGE))
     except Exception as error:  # the last resort: a bug, told in one line
         if verbose:
             traceback.print_exc()

@@ -156,14 +156,14 @@ def doctor() -> int:
         version = environment.installed(package)
         click.echo(f"{package:<12}{version or click.style('missing', fg='red')}")
         missing += [] if version else [package]
-    runtimes = [
-        p for p in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml") if environment.installed(p)
-    ]
-    if len(runtimes) > 1:
-        click.echo(
-            f"{click.style('warning:', fg='yellow')} {' and '.join(runtimes)} are both installed and "
-            "overwrite each other's files; keep one."
-        )
+    if not missing:
+        from edgeprune.runtimes.agent.machine import builds
+
+        if len(found := builds()) > 1:
+            click.echo(
+                f"{click.style('warning:', fg='yellow')} {', '.join(found)} overwrite each other's files, "
+                "and which of them runs is chance; uninstall all of them, then install one."
+            )
     if "onnxruntime" not in missing:
         providers = importlib.import_module("onnxruntime").get_available_providers()
         click.echo(f"providers   {', '.join(providers)} (built in; `edgeprune targets --check` tries them)")

@@ -101,7 +101,7 @@ def forward(hearings: tuple[Hearing, ...], size: int) -> Walk:
     for hearing in hearings:
         known = moments(hearing) + ridge(moments(hearing)) * np.eye(len(hearing.gram))
         states.append(_Pair.of(known, known @ hearing.gram @ known, energy(hearing)))
-        total += 1.0
+        total += float((known * hearing.gram).sum()) / energy(hearing)
     n = len(hearings[0].gram)
     left, curve, order = np.arange(n), np.full(n + 1, np.nan), []
     taken = np.zeros(n, dtype=np.bool_)

@@ -105,4 +105,5 @@ def _from_moments(coupling: Coupling, samples: Sequence[Tensor], generator: torc
     if heard <= set(reached):
         return Knowledge("moments", moments=known)
     logger.info("moments cannot be carried to %s; Gaussian inputs are run", sorted(heard - set(reached))[0])
-    return Knowledge("moments", tuple(gaussian_inputs(one, GAUSSIANS, generator) for one in known))
+    drawn = [gaussian_inputs(one, GAUSSIANS, generator) for one in known]
+    return Knowledge("moments", tuple(x.to(given.dtype) for x, given in zip(drawn, samples, strict=True)))

@@ -82,7 +82,8 @@ def synthesise(
     """
     statistics = remembered(graph, graph.weights)
     _check(graph, statistics)
-    inputs = [torch.randn(count, *shape, generator=generator) for shape in shapes]
+    dtype = statistics[0].mean.dtype
+    inputs = [torch.randn(count, *shape, generator=generator).to(dtype) for shape in shapes]
     if bounds is not None:
         inputs = [((x + 3) / 6 * (bounds[1] - bounds[0]) + bounds[0]).clamp(*bounds) for x in inputs]
     parameters = [x.requires_grad_(True) for x in inputs]
@@ -99,7 +100,7 @@ def synthesise(
             with torch.no_grad():
                 for x in parameters:
                     x.clamp_(*bounds)
-    logger.info("inputs from batch-norm statistics: mismatch %.4f after %d steps", float(loss), steps)
+    logger.info("inputs from batch-norm statistics: mismatch %.4f after %d steps", float(loss.detach()), steps)
     return tuple(x.detach() for x in parameters)
 
 

@@ -53,6 +53,9 @@ class Reshape(Operation):
             result[targets[0]] = data[sources[0]]
             return
         free = [k for k in sources if flow.free(data[k])]
+        if any(not flow.copies(data[k]) for k in free):  # copies stay as many as they are
+            flow.pin((data[k] for k in free if flow.copies(data[k])), f"merged by {node.where}")
+            free = [k for k in free if not flow.copies(data[k])]
         if not free:
             return
         kept = free[0]  # heads lie before their width

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -151,13 +151,15 @@ def latency(run: Run) -> Chart | None:
     if not timed:
         return None
     words = "; ".join(_latency_words(v) for v in timed) + "."
+    checks = run.verdict.checks if run.verdict else ()
+    limits = {c.target: c.limit for c in checks if c.name == "latency_ratio" and c.limit is not None}
     image = svg.inline(
-        lambda: _draw_latency(timed), "latency", "Latency of the pruned model ÷ original", words
+        lambda: _draw_latency(timed, limits), "latency", "Latency of the pruned model ÷ original", words
     )
     caption = (
         "Left of the line at 1 is faster. Square: ratio, with its interval. Dots: one launch each. "
         "Grey band: the noise floor. A hollow square did not settle."
-    )
+    ) + (" Dashed: the limit of the gate." if limits else "")
     return Chart(image, caption)
 
 
@@ -174,7 +176,7 @@ def _timed(validation: Validation) -> Latency:
     return validation.latency
 
 
-def _draw_latency(validations: Sequence[Validation]) -> Figure:
+def _draw_latency(validations: Sequence[Validation], limits: Mapping[str | None, float]) -> Figure:
     figure, axes = _canvas([v.target for v in validations], right_inches=2.0, row_inches=0.5)
     ends = [1.0]
     for row, validation in enumerate(validations):
@@ -187,6 +189,17 @@ def _draw_latency(validations: Sequence[Validation]) -> Figure:
         )
         axes.plot(raw, [row + 0.24] * len(raw), "o", color=svg.MUTED, markersize=3, zorder=2)
         axes.plot([low, high], [row, row], color=svg.AFTER, linewidth=2.5, solid_capstyle="butt", zorder=3)
+        limit = limits.get(validation.target)
+        if limit is not None:
+            ends.append(limit)
+            axes.plot(
+                [limit] * 2,
+                [row - 0.42, row + 0.42],
+                color=svg.ATTACKED,
+                linewidth=2,
+                linestyle="--",
+                zorder=5,
+            )
         inside = svg.AFTER if found.quality == "settled" else svg.SURFACE
         axes.plot(
             found.ratio,

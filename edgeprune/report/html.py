@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -25,21 +26,10 @@ def render(run: Run) -> str:
     Returns:
         An HTML document. Every name of the run is escaped; what the run does not know is left out.
     """
-    room = files("edgeprune.report")
-    texts = {
-        name: room.joinpath(name).read_text(encoding="utf-8") for name in ("report.html.j2", "report.css")
-    }
-    environment = jinja2.Environment(
-        loader=jinja2.DictLoader(texts),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     state = figures.standing(run)
     used = {t.label for t in run.terms} | {c.label for c in run.certificates}
-    return environment.get_template("report.html.j2").render(
-        css=Markup(texts["report.css"]),
+    return filled(
+        "report.html.j2",
         title=wording.clean(run.model.name) or "unnamed model",
         factory=wording.clean(run.model.factory),
         version=wording.clean(run.environment.edgeprune),
@@ -70,6 +60,21 @@ def render(run: Run) -> str:
         files_read=figures.files_read(run),
         seed=run.environment.seed,
     )
+
+
+def filled(template: str, **content: Any) -> str:
+    """A template of this folder with its content; every text is escaped."""
+    room = files("edgeprune.report")
+    names = ("report.html.j2", "comparison.html.j2", "macros.html.j2", "report.css")
+    texts = {name: room.joinpath(name).read_text(encoding="utf-8") for name in names}
+    environment = jinja2.Environment(
+        loader=jinja2.DictLoader(texts),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(css=Markup(texts["report.css"]), **content)
 
 
 def _tables(run: Run) -> dict[str, tables.Table | None]:

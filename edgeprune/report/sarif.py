@@ -19,7 +19,6 @@ from edgeprune.records import Run
 from edgeprune.report import wording
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
-HOME = "https://pypi.org/project/edgeprune/"
 
 
 def sarif(run: Run, folder: Path) -> str:
@@ -59,7 +58,6 @@ def log(found: Iterable[tuple[Lint, Path, int]], version: str) -> str:
     driver = {
         "name": "edgeprune",
         "semanticVersion": _semantic(version),
-        "informationUri": HOME,
         "rules": [_rule(RULES[name]) for name in used],
     }
     run = {"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}

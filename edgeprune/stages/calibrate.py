@@ -15,8 +15,8 @@ Adam then descends on C and u together as the paper does, and the weights are so
 
 Source:
     Maalouf, Eini, Mussay, Feldman, Osadchy, "A Unified Approach to Coreset Learning", TNNLS 2022: the
-    objective, λ = 1, training and validation queries. Their C starts as a random subset; pursuit and the exact
-    weights are our own.
+    objective, λ = 1, training and validation queries. Their C starts as a random subset; pursuit and the
+    exact weights are our own.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.optimize import nnls
+from scipy import optimize
 from torch import Tensor
 
-from edgeprune.bounds.statistical import Statement, mean_betting, mean_bernstein
+from edgeprune.bounds.statistical import Statement, mean_bernstein, mean_betting
 from edgeprune.errors import UsageError
 from edgeprune.progress import Progress, silent
 
@@ -97,7 +97,8 @@ def losses(loss: Loss, queries: Tensor, samples: Tensor, labels: Tensor | None) 
         rows = [loss(query, samples, labels) for query in queries]
     if any(row.shape != (len(samples),) for row in rows):
         raise UsageError(
-            f"--loss: gives shape {tuple(rows[0].shape)} for {len(samples)} samples; it must give the loss of each."
+            f"--loss: gives shape {tuple(rows[0].shape)} for {len(samples)} samples; it must give "
+            "the loss of each."
         )
     found: Floats = torch.stack(rows).double().numpy()
     if not np.isfinite(found).all() or (found < 0).any():
@@ -115,8 +116,13 @@ def weigh(relative: Floats, size: int) -> Floats:
     scale = math.sqrt(len(relative) * LAMBDA) / size
     rows = np.concatenate([relative, np.full((1, relative.shape[1]), scale)])
     target = np.append(np.ones(len(relative)), scale * size)
-    weights, _ = nnls(rows, target)
-    return np.asarray(weights, dtype=np.float64)
+    return nonnegative(rows, target)
+
+
+def nonnegative(rows: Floats, target: Floats) -> Floats:
+    """Argmin ‖rows u − target‖ over u ≥ 0; (columns,)."""
+    found = optimize.nnls(rows, target)  # type: ignore[attr-defined]
+    return np.asarray(found[0], dtype=np.float64)
 
 
 def pursue(relative: Floats, size: int) -> npt.NDArray[np.int64]:
@@ -136,7 +142,7 @@ def pursue(relative: Floats, size: int) -> npt.NDArray[np.int64]:
         gain = (columns.T @ residual) / norms
         gain[taken] = -np.inf
         taken.extend(int(k) for k in np.argsort(-gain, kind="stable")[: min(step, size - len(taken))])
-        weights, _ = nnls(columns[:, taken], target)
+        weights = nonnegative(columns[:, taken], target)
         residual = target - columns[:, taken] @ weights
     return np.sort(np.array(taken, dtype=np.int64))
 

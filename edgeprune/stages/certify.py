@@ -10,24 +10,27 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgeprune.bounds import a_priori, statistical
+from edgeprune.bounds import statistical
 from edgeprune.bounds.attack import Attack, attack
-from edgeprune.bounds.differential import Difference, difference, enclose
-from edgeprune.bounds.interval import propagate
-from edgeprune.domains import Domain
+from edgeprune.bounds.crown import Effort, crown
+from edgeprune.bounds.differential import difference, enclose
+from edgeprune.domains import Box, Domain
 from edgeprune.errors import UnsupportedOperation
-from edgeprune.graph import Coupling, Group, copied, flatten_outputs
+from edgeprune.graph import Coupling, copied, flatten_outputs
 from edgeprune.progress import Progress
 from edgeprune.records import Certificate
 from edgeprune.samples import Array
 from edgeprune.stages.shrink import Shrunk
+from edgeprune.stages.theorem import layer_promises
 from edgeprune.twins import Pair, twins_of
 
 logger = logging.getLogger(__name__)
@@ -82,6 +85,38 @@ class Odds:
     quantile: float
 
 
+Method = Literal["intervals", "crown", "quadratic"]
+
+SOURCES: dict[Method, str] = {
+    "intervals": "Paulsen et al. 2020, extended to other widths and compensation",
+    "crown": "Δ-CROWN: Zhang et al. 2018, on both nets and their difference (edgeprune.bounds.backward)",
+    "quadratic": "Δ-CROWN with Shor-dual layer certificates (edgeprune.bounds.quadratic)",
+}
+NAMES: dict[Method, str] = {
+    "intervals": "difference intervals",
+    "crown": "Δ-CROWN",
+    "quadratic": "Δ-CROWN with quadratic layers",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Which deterministic bounds are computed, and for how long.
+
+    Attributes:
+        methods: in the order they are tried; each that gives a bound is reported.
+        budget_s: seconds for each of them, and for all local ones together.
+        radius: of the box around every held-out sample that the robust statements speak about, in
+            units of the inputs; None for none.
+        balls: held-out samples that get such a box at most.
+    """
+
+    methods: tuple[Method, ...] = ("intervals", "crown")
+    budget_s: float = 60.0
+    radius: float | None = None
+    balls: int = 100
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
     """Held-out samples and what the nets gave on them.
@@ -110,6 +145,7 @@ def certify(
     odds: Odds,
     search: Search,
     progress: Progress,
+    proof: Proof | None = None,
 ) -> Certified:
     """Make every promise that can be made, and hold each against what can be found.
 
@@ -117,7 +153,9 @@ def certify(
         model: the original.
         shrunk: the pruned net.
         domain: of each input, without the batch axis; None leaves the deterministic bounds out.
+        proof: which deterministic bounds to compute; intervals and Δ-CROWN where None.
     """
+    proof = proof or Proof()
     example = tuple(torch.from_numpy(x[: coupling.graph.batch or 1]) for x in samples.inputs)
     if domain is None or not all(x.is_floating_point() for x in example):
         reason = (
@@ -129,32 +167,104 @@ def certify(
             "unknown",
             "linf",
             None,
-            "proved-modulo-rounding-model",
+            "proved",
             reason=reason,
         )
-        return Certified((missing, *_statistical(samples, odds, None)), None, None)
+        return Certified((missing, *_statistical(samples, odds, None, None)), None, None)
     alive = coupling.alive({name: np.array(keep) for name, keep in shrunk.cuts.keep.items()})
-    steps = iter(progress(range(2), "certifying", 2))
+    count = len(proof.methods) + 2
+    steps = iter(progress(range(count), "certifying", count))
     next(steps)
-    found, reason, pair = None, "", None
+    batch = coupling.graph.batch
+    pair: Pair | None = None
+    bounds: dict[Method, float | None] = dict.fromkeys(proof.methods)
+    reasons: dict[Method, str] = dict.fromkeys(proof.methods, "")
     try:
         pair = twins_of(coupling.graph, shrunk.graph, alive, example)
-        found = _bounded(pair, domain, coupling.graph.batch or 1)
     except UnsupportedOperation as error:
-        reason = str(error)
-    next(steps)
+        reasons = dict.fromkeys(proof.methods, str(error))
+    for method in proof.methods:
+        if pair is not None:
+            bounds[method], reasons[method] = _bounded(pair, domain, batch or 1, method, proof)
+        next(steps)
     shapes = tuple(tuple(x.shape[1:]) for x in samples.inputs)
-    attacked = _attack(model, shrunk.module, domain, shapes, samples, search)
-    differential = _differential(found, reason, domain, attacked, samples)
-    layers = _a_priori(coupling, shrunk, pair, domain, odds)
-    certificates = (differential, *layers, *_statistical(samples, odds, differential.bound))
+    attacked = _attack(model, shrunk.module, domain, shapes, samples, search, batch)
+    proved = [_deterministic(m, bounds[m], reasons[m], domain, attacked, samples) for m in proof.methods]
+    layers = layer_promises(coupling, shrunk, pair, domain, odds.confidence)
+    local = _local(pair, domain, samples, odds, proof) if batch is None else []
+    best = min((c for c in proved if c.bound is not None), key=lambda c: c.bound or 0.0, default=None)
+    inside = _inside(samples, domain)
+    certificates = (*proved, *layers, *local, *_statistical(samples, odds, best, inside))
     next(steps, None)
-    return Certified(certificates, attacked.value, _violation(differential, attacked, samples, domain))
+    value = attacked.value if math.isfinite(attacked.value) else None
+    violation = None if best is None else _violation(best, attacked, samples, inside)
+    return Certified(certificates, value, violation)
 
 
-def _bounded(pair: Pair, domain: Domain, batch: int) -> Difference:
-    inputs = enclose([domain] * len(pair.inputs), pair.shapes, pair.inputs, batch)
-    return difference(pair.twins, inputs, pair.outputs)
+def _bounded(
+    pair: Pair, domain: Domain, batch: int, method: Method, proof: Proof
+) -> tuple[float | None, str]:
+    """A bound, or None with the reason."""
+    domains = [domain] * len(pair.inputs)
+    try:
+        if method == "intervals":
+            inputs = enclose(domains, pair.shapes, pair.inputs, batch)
+            found = difference(pair.twins, inputs, pair.outputs).linf
+        elif batch != 1:
+            return None, f"the graph fixes a batch of {batch}; linear bounds need one of 1"
+        else:
+            effort = Effort(proof.budget_s, quadratic=method == "quadratic")
+            found = crown(pair.twins, domains, pair.shapes, pair.inputs, pair.outputs, effort).linf
+    except UnsupportedOperation as error:
+        return None, str(error)
+    return found, "" if found is not None else "the bounds grew beyond all numbers"
+
+
+def _inside(samples: Samples, domain: Domain) -> Array:
+    """Which samples lie in the domain with all their inputs."""
+    found = [domain.contains(torch.from_numpy(x).double()).numpy() for x in samples.inputs]
+    return np.asarray(np.all(found, axis=0))
+
+
+def _local(
+    pair: Pair | None, domain: Domain, samples: Samples, odds: Odds, proof: Proof
+) -> list[Certificate]:
+    """The largest error within a box around each of some held-out samples, and its quantile.
+
+    The samples are independent, and so are the suprema around them: an order statistic of the
+    suprema bounds the quantile of "the worst error near an input" over the distribution.
+    """
+    if proof.radius is None or pair is None or len(pair.inputs) != 1:
+        return []
+    low, high = (domain.low, domain.high) if isinstance(domain, Box) else (-math.inf, math.inf)
+    deadline = time.monotonic() + proof.budget_s
+    found: list[float] = []
+    for x in samples.inputs[0][: proof.balls]:
+        if time.monotonic() > deadline:
+            break
+        around = Box.around(torch.from_numpy(x).double(), proof.radius, low, high)
+        effort = Effort(max(1.0, deadline - time.monotonic()), steps=0)
+        bound = crown(pair.twins, [around], pair.shapes, pair.inputs, pair.outputs, effort).linf
+        found.append(math.inf if bound is None else bound)
+    said = statistical.quantile(np.array(found), odds.quantile, 1.0 - odds.confidence)
+    where = f"±{proof.radius:g} around inputs drawn like {samples.distribution}"
+    robust = _statement(f"robust quantile {odds.quantile:g}", "linf", said, samples, None)
+    errors = _linf(samples.reference, samples.pruned)[: len(found)]
+    most = max(found, default=math.inf)
+    reason = "" if math.isfinite(most) else "the bounds grew beyond all numbers"
+    worst = Certificate(
+        name="largest error near held-out samples",
+        scope="local",
+        domain=f"within ±{proof.radius:g} of any of {len(found)} held-out samples",
+        norm="linf",
+        bound=most if math.isfinite(most) else None,
+        label="proved",
+        observed=float(errors.max(initial=0.0)),
+        n_inputs=len(found),
+        reason=reason,
+        source=SOURCES["crown"],
+    )
+    return [worst, replace(robust, domain=where)]
 
 
 def _attack(
@@ -164,13 +274,26 @@ def _attack(
     shapes: Sequence[tuple[int, ...]],
     samples: Samples,
     search: Search,
+    batch: int | None,
 ) -> Attack:
-    """The largest error found in the domain: random, corners, then projected gradient ascent."""
+    """The largest error found in the domain: random, corners, then projected gradient ascent.
+
+    Args:
+        batch: how many inputs the graph takes at once, None for any number.
+    """
     f, g = (copied(net).double().requires_grad_(False) for net in (model, pruned))
 
-    def gap(inputs: tuple[Tensor, ...]) -> Tensor:
+    def together(inputs: tuple[Tensor, ...]) -> Tensor:
         pairs = zip(flatten_outputs(f(*inputs)), flatten_outputs(g(*inputs)), strict=True)
         return torch.cat([(a - b).flatten(1) for a, b in pairs], dim=1)
+
+    def gap(inputs: tuple[Tensor, ...]) -> Tensor:
+        if batch is None:
+            return together(inputs)
+        n = len(inputs[0])
+        filled = tuple(torch.cat([x, x[-1:].expand(-n % batch, *x.shape[1:])]) for x in inputs)
+        parts = [together(tuple(x[i : i + batch] for x in filled)) for i in range(0, n, batch)]
+        return torch.cat(parts)[:n]
 
     return attack(
         gap,
@@ -193,49 +316,55 @@ def _linf(first: Sequence[Array], second: Sequence[Array]) -> Array:
     return np.asarray(np.concatenate(gaps, axis=1).max(axis=1))
 
 
-def _differential(
-    found: Difference | None, reason: str, domain: Domain, attacked: Attack, samples: Samples
+def _deterministic(
+    method: Method, bound: float | None, reason: str, domain: Domain, attacked: Attack, samples: Samples
 ) -> Certificate:
-    bound = None if found is None else found.linf
-    if found is not None and bound is None:
-        reason = "the intervals grew beyond all numbers"
+    """A bound with the search beside it; it covers its own rounding, so it is proved of the torch nets."""
+    value = attacked.value if math.isfinite(attacked.value) else None
+    if value is None and not reason:
+        reason = "the search found an input where an output is no number"
     return Certificate(
-        name="difference intervals",
+        name=NAMES[method],
         scope="global",
         domain=domain.describe(),
         norm="linf",
         bound=bound,
-        label="proved-modulo-rounding-model",
+        label="proved",
         observed=float(_linf(samples.reference, samples.pruned).max()),
-        attacked=attacked.value,
-        tightness=bound / attacked.value if bound is not None and attacked.value > 0 else None,
+        attacked=value,
+        tightness=bound / value if bound is not None and value else None,
         n_inputs=attacked.n_inputs,
         reason=reason,
-        source="Paulsen et al. 2020, extended to other widths and compensation",
+        source=SOURCES[method],
     )
 
 
-def _violation(
-    differential: Certificate, attacked: Attack, samples: Samples, domain: Domain
-) -> Violation | None:
+def _violation(best: Certificate, attacked: Attack, samples: Samples, inside: Array) -> Violation | None:
     """A measured error above the bound, on the attack's input or on a held-out one of the domain."""
-    if differential.bound is None:
+    if best.bound is None:
         return None
     slack = ROUNDING * max(float(np.abs(y).max(initial=0.0)) for y in samples.reference)
-    if not attacked.value <= differential.bound + slack:
+    if not attacked.value <= best.bound + slack:
         inputs = tuple(x.numpy() for x in attacked.inputs)
-        return Violation(differential.name, differential.bound, attacked.value, inputs)
+        return Violation(best.name, best.bound, attacked.value, inputs)
     errors = _linf(samples.reference, samples.pruned)
-    inside = np.all([domain.contains(torch.from_numpy(x).double()).numpy() for x in samples.inputs], axis=0)
     worst = int(np.argmax(np.where(inside, errors, -np.inf)))
-    if inside[worst] and not errors[worst] <= differential.bound + slack:
+    if inside[worst] and not errors[worst] <= best.bound + slack:
         inputs = tuple(x[worst] for x in samples.inputs)
-        return Violation(differential.name, differential.bound, float(errors[worst]), inputs)
+        return Violation(best.name, best.bound, float(errors[worst]), inputs)
     return None
 
 
-def _statistical(samples: Samples, odds: Odds, largest: float | None) -> list[Certificate]:
-    """Quantile and flips on every target; the mean of the torch net's error where its range is proved."""
+def _statistical(
+    samples: Samples, odds: Odds, best: Certificate | None, inside: Array | None
+) -> list[Certificate]:
+    """Quantile and flips on every target; the mean of the torch net's error where its range is proved.
+
+    Args:
+        best: the least deterministic bound, which no error of an input of the domain can exceed.
+        inside: which samples lie in the domain. The mean is claimed only if all do: else the
+            distribution has inputs that the bound does not speak about.
+    """
     delta = 1.0 - odds.confidence
     made = []
     for target, outputs in samples.on_target.items():
@@ -246,9 +375,13 @@ def _statistical(samples: Samples, odds: Odds, largest: float | None) -> list[Ce
             flips = int((samples.reference[0].argmax(1) != outputs[0].argmax(1)).sum())
             said = statistical.rate(flips, len(errors), delta)
             made.append(_statement("top-1 flips", "rate", said, samples, target))
-    if largest is not None:
+    if best is not None and best.bound and inside is not None:
         errors = _linf(samples.reference, samples.pruned)
-        said = statistical.mean_betting(np.minimum(errors, largest), largest, delta)
+        if inside.all():
+            said = statistical.mean_betting(np.minimum(errors, best.bound), best.bound, delta)
+        else:
+            reason = f"{int((~inside).sum())} of {len(inside)} samples lie outside the domain of the bound"
+            said = statistical.Statement(None, 1 - delta, len(errors), float(errors.mean()), reason, "")
         made.append(_statement("mean error", "linf", said, samples, None))
     return made
 
@@ -271,82 +404,4 @@ def _statement(
         target=target,
         reason=said.reason,
         source=said.source,
-    )
-
-
-def _a_priori(
-    coupling: Coupling, shrunk: Shrunk, pair: Pair | None, domain: Domain, odds: Odds
-) -> list[Certificate]:
-    """The coreset theorem's promise for each layer that was sampled, and the paper's form beside it."""
-    made: list[Certificate] = []
-    if not shrunk.cuts.draws:
-        return made
-    heard = (
-        {}
-        if pair is None
-        else propagate(pair.pruned(), enclose([domain] * len(pair.inputs), pair.shapes, pair.inputs))
-    )
-    for group in coupling.groups:
-        draws = shrunk.cuts.draws.get(group.name)
-        if draws is None:
-            continue
-        reason = _outside_theorem(coupling, group)
-        source = coupling.graph.nodes[group.producers[0]]["input"].name
-        radius = heard[source].l2_norm if source in heard else math.inf
-        if not reason and not math.isfinite(radius):
-            reason = "no bound on the norm of what the layer hears is known"
-        numbers = (None, None) if reason else _promises(coupling, group, shrunk, draws, radius, odds)
-        for name, bound in zip(
-            ("a-priori (explicit)", "a-priori (paper's form, c = 1; no bound)"), numbers, strict=True
-        ):
-            made.append(
-                Certificate(
-                    name=name,
-                    scope="layer",
-                    domain=f"every input of this layer with ‖x‖₂ ≤ {radius:.4g}"
-                    if not reason
-                    else domain.describe(),
-                    norm="linf",
-                    bound=bound,
-                    label="statistical",
-                    confidence=odds.confidence,
-                    n_inputs=0,
-                    layer=group.name,
-                    reason=reason,
-                    source="Mussay et al., ICLR 2020; constants derived in edgeprune.bounds.a_priori",
-                )
-            )
-    return made
-
-
-def _outside_theorem(coupling: Coupling, group: Group) -> str:
-    """Why the theorem does not speak about a group, '' if it does."""
-    graph = coupling.graph
-    if len(group.producers) != 1:
-        return f"{len(group.producers)} layers make these units; the theorem is about one"
-    if graph.nodes[group.producers[0]].operation != "linear":
-        return "the units are channels; only the bound for neurons is implemented"
-    for reader in group.readers:
-        data = graph.nodes[reader.data]
-        if (
-            graph.nodes[reader.node].operation != "linear"
-            or data.operation != "relu"
-            or data.sources() != group.producers
-        ):
-            return "its readers do not hear a plain ReLU of its units"
-    return ""
-
-
-def _promises(
-    coupling: Coupling, group: Group, shrunk: Shrunk, draws: int, radius: float, odds: Odds
-) -> tuple[float, float]:
-    """From the scores max|W|·‖p̃‖ that were sampled by: t = Σ scores · √(β² + 1)."""
-    graph, delta = coupling.graph, 1.0 - odds.confidence
-    scores = torch.tensor(shrunk.cuts.scores[group.name], dtype=torch.float64)
-    t = a_priori.spread(scores * math.sqrt(radius**2 + 1))
-    outputs = sum((graph.nodes[r.node].shape or (0,))[-1] for r in group.readers)
-    fan_in = (graph.nodes[graph.nodes[group.producers[0]]["input"].name].shape or (0,))[-1]
-    return (
-        a_priori.explicit(t, draws, outputs, delta, any_time=True),
-        a_priori.paper_form(t, draws, fan_in + 1, delta),
     )

@@ -56,7 +56,8 @@ class Comparison:
             lines.append(
                 f"latency   {latency.original_ms:.4g} → {latency.pruned_ms:.4g} ms, "
                 f"ratio {latency.ratio:.3f} ({latency.ratio_low:.3f} to {latency.ratio_high:.3f}; "
-                f"{latency.launches} processes, {latency.quality}; A against itself ±{latency.noise_floor:.3f})"
+                f"{latency.launches} processes, {latency.quality}; A against itself "
+                f"±{latency.noise_floor:.3f})"
             )
         elif found.reason:
             lines.append(f"latency   {found.reason}")

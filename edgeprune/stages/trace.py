@@ -259,6 +259,8 @@ def _kind(node: fx.Node) -> tuple[str, str]:
     target = str(node.target)
     if target.startswith("aten."):
         return target.split(".")[1], target
+    if isinstance(node.target, torch._ops.OpOverload):  # a custom operation, of its own namespace
+        return target.rpartition(".")[0], target
     name = getattr(node.target, "__name__", target)
     # arithmetic on sizes must not be taken for the ATen operation of the same name
     return name if name == "getitem" else f"python.{name}", target

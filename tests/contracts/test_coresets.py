@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -350,5 +351,5 @@ def test_more_units_never_err_more() -> None:
         errors = [choose("gram", name, size).error for size in range(1, N + 1)]
         assert all(
             a is not None and b is not None and b <= a * (1 + 1e-6) + 1e-9
-            for a, b in zip(errors, errors[1:], strict=False)
+            for a, b in pairwise(errors)
         )

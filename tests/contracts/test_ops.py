@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from edgeprune.graph import Coupling
 from edgeprune.ops import OPERATIONS, family_of, operation_for
 
-SEEDS = range(3)
+SEEDS = range(2)
 TOLERANCE = 1e-9
 EXERCISED = {*ON_CHANNELS, *OTHER_RANKS, *WITH_WEIGHTS}
 
@@ -107,6 +107,30 @@ def test_narrowing_a_whole_net_equals_masking_it(name: str) -> None:
         assert distance(muted(model, coupling, keep, x), heard) <= TOLERANCE
         # the batch size stays free in what was narrowed
         assert distance(narrowed(coupling, keep, wider), masked(coupling, keep, wider)) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: torch.sub(*torch.cat([torch.relu(x), torch.exp(-x)], 0).chunk(2, 0)),
+        lambda x: x.reshape(x.shape[0] * 8, 1, 16).mean(2).reshape(x.shape[0], 8),
+        lambda x: x.flatten(0, 1).reshape(x.shape[0], 8, -1),
+        lambda x: x.reshape(-1, 8, 4, 2, 2).flatten(2),
+        lambda x: x.expand(3, *x.shape)[1],
+        lambda x: x.unsqueeze(1).expand(-1, 2, -1, -1, -1).flatten(3).sum(1),
+        lambda x: x[: x.shape[0]] * x.new_ones(x.shape[0], 1, 1, 1),
+    ],
+)
+def test_a_batch_of_another_size_runs_through_what_was_narrowed(
+    operation: Callable[[Tensor], Tensor],
+) -> None:
+    model, x, other = seeded(lambda: Around(operation)), noise(2, 3, 5, 5), noise(5, 3, 5, 5, seed=4)
+    coupling = coupled(model, x)
+    assert coupling.graph.batch is None
+    for seed in SEEDS:
+        keep = random_keep(coupling, seed)
+        assert "stem" in keep
+        assert distance(narrowed(coupling, keep, other), masked(coupling, keep, other)) <= TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from edgeprune.cli.look import doctor
 from edgeprune.runtimes.agent import inputs, latency, machine, sessions
 from edgeprune.runtimes.shipping import write_agent
 
@@ -165,3 +167,9 @@ def test_heat_and_throttling_are_read(tmp_path: Path, monkeypatch: pytest.Monkey
     state = machine.state()
     assert (state["celsius"], state["mhz"], state["throttled"]) == (63.5, 600.0, 3.0)
     assert (state["ticks"], state["stolen"]) == (100.0, 5.0)
+
+
+def test_doctor_tells_of_several_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "builds", lambda: ["onnxruntime 1.2", "onnxruntime-gpu 1.3"])
+    told = CliRunner().invoke(doctor, catch_exceptions=False).output
+    assert "onnxruntime 1.2, onnxruntime-gpu 1.3 overwrite each other's files" in told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -316,3 +317,37 @@ def test_a_model_is_copied_where_it_cannot_be_linked(tmp_path: Path, monkeypatch
 
 def test_local_is_registered() -> None:
     assert RUNTIMES["local"].name == "local"
+
+
+def test_inputs_can_lie_on_the_device_before_the_clock_starts(tmp_path: Path) -> None:
+    where = target(measure={"pairs": 6, "bind": "cpu"})
+    model = linear_relu(tmp_path / "a.onnx")
+    models = {"original": model, "pruned": model}
+    job = write_job(tmp_path / "job", where, "pairs", models, (samples(4),), launch_s=20)
+    assert read_pairs(job, Local().run(job.folder, where, 60), where).pairs.shape == (6, 2)
+    wrong = target(measure={"pairs": 6, "bind": "cuda"})
+    job = write_job(tmp_path / "job", wrong, "pairs", models, (samples(4),), launch_s=20)
+    with pytest.raises(TargetUnavailable, match=r"Can.t allocate memory on the device|(?i:cuda)"):
+        read_pairs(job, Local().run(job.folder, wrong, 60), wrong)
+
+
+def test_a_process_stays_on_its_cpus(tmp_path: Path) -> None:
+    mine = min(os.sched_getaffinity(0))
+    assert probe(target(threads={"intra": 1, "cpus": [mine]}), tmp_path / "job").placement
+    with pytest.raises(TargetUnavailable, match=r"cannot pin to the CPUs \[1023\]"):
+        probe(target(threads={"cpus": [1023]}), tmp_path / "job")
+
+
+def test_the_environment_is_the_targets(tmp_path: Path) -> None:
+    runtime = {"environment": {"EDGEPRUNE_TEST": "{job}/x", "PYTHONWARNINGS": 1}}
+    assert target(runtime=runtime).runtime.environment["PYTHONWARNINGS"] == "1"
+    job = write_job(tmp_path / "job", target(runtime=runtime), "probe", {})
+    agent = write_agent(job.folder)
+    code = (
+        "import os, sys\nfrom pathlib import Path\n"
+        f"sys.path.insert(0, {str(agent)!r})\n"
+        "from edgeprune.runtimes.agent.work import main\n"
+        f"main(Path({str(job.folder)!r}))\nprint(os.environ['EDGEPRUNE_TEST'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"{job.folder.resolve()}/x"

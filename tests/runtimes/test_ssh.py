@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +18,14 @@ import onnxruntime
 import pytest
 import sshd
 from onnx_nets import expected, linear_relu, samples, target
+from wanted import missing
 
 from edgeprune.errors import ConfigError, TargetUnavailable
-from edgeprune.profiles import Target
+from edgeprune.profiles import Target, find_target
 from edgeprune.runtimes import probe, ssh
 from edgeprune.runtimes.inventory import Machine
 from edgeprune.runtimes.jobs import read_outputs, read_pairs, write_job
+from edgeprune.runtimes.places import cache, filled
 from edgeprune.runtimes.ssh import Ssh, arguments
 
 BOARD = dataclasses.replace(target(), name="board", transport="ssh", connection={"machine": "board"})
@@ -84,6 +87,21 @@ def test_a_login_that_chatters_does_no_harm(tmp_path: Path, monkeypatch: pytest.
         assert probe(BOARD, tmp_path / "job").placement == {"CPUExecutionProvider": 1}
     finally:
         server.stop()
+
+
+def test_an_arm_board_is_reached(
+    tmp_path: Path, server: sshd.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine's Python is that of an emulated ARM board, with its own onnxruntime."""
+    arm = find_target("arm64-emulated").connection["command"]
+    if shutil.which(arm[0]) is None or not (cache() / "arm64" / "version").is_file():
+        missing("the emulated ARM is not here; see scripts/system-packages.sh")
+    python = [filled(word, {"agent": "", "job": ""}, "test") for word in arm]
+    words = ", ".join(f'"{word}"' for word in python if word)
+    monkeypatch.setenv("EDGEPRUNE_INVENTORY", str(server.inventory(python=f"[{words}]")))
+    answer = probe(BOARD, tmp_path / "job")
+    assert answer.environment["machine"] == "aarch64"
+    assert left(server) == []
 
 
 # ---------------------------------------------------------------------------- who is believed

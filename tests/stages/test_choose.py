@@ -17,7 +17,6 @@ from edgeprune.plan import Plan
 from edgeprune.stages.choose import choose
 from edgeprune.stages.shrink import shrink
 
-
 METHODS = sorted(set(CORESETS) - {"bn-scale"})
 """All that a net without batch norms can be pruned by."""
 
@@ -90,6 +89,13 @@ def test_units_that_say_the_same_are_removed_for_nothing() -> None:
     assert error(model, coupling, naive, fresh) > 1e-2, "the task is not trivial"
 
 
+@pytest.fixture(params=[True, False], ids=["refitted", "only mixed"])
+def _refits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the refit that would make up for a wrong mix, and without it."""
+    monkeypatch.setattr(type(CORESETS["gram"]), "refits", request.param)
+
+
+@pytest.mark.usefixtures("_refits")
 def test_a_constant_unit_goes_into_the_running_mean_of_the_norm_behind_its_reader() -> None:
     model = seeded(lambda: Reducible(nn.Conv2d(8, 5, 2, bias=False), nn.BatchNorm2d(5)))
     with torch.no_grad():
@@ -107,6 +113,7 @@ def test_a_constant_unit_goes_into_the_running_mean_of_the_norm_behind_its_reade
     assert set(only.weights) == {"reader.weight"}
 
 
+@pytest.mark.usefixtures("_refits")
 def test_a_constant_unit_alone_moves_the_bias() -> None:
     model = seeded(lambda: mlp((6, 8, 3)))
     with torch.no_grad():

@@ -1,0 +1,218 @@
+"""Δ-CROWN: no error that random or gradient search finds exceeds it, on any net, domain or effort."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+from nets import NETS, net, seeded
+from pruned import FUNCTIONS, REFUSED, Of, prune
+from torch import Tensor, nn
+
+from edgeprune import curves
+from edgeprune.bounds.attack import attack
+from edgeprune.bounds.backward import Backward, unit_rows
+from edgeprune.bounds.crown import Effort, Progression, crown
+from edgeprune.bounds.differential import difference, enclose, fold
+from edgeprune.domains import Box, Domain, L2Ball
+from edgeprune.forms import Affine, Constant, Dense, Elementwise, Input, Kept, Sum, Twin
+from edgeprune.graph import flatten_outputs
+
+F64 = torch.float64
+RELU = Elementwise(curves.clamp(0.0, math.inf))
+EFFORTS = {
+    "forms": Effort(refine=False, steps=0),
+    "refined": Effort(steps=0, symbols=0),
+    "optimised": Effort(steps=6),
+    "quadratic": Effort(steps=0, quadratic=True),
+}
+Gap = Callable[[tuple[Tensor, ...]], Tensor]
+
+
+def chain(sizes: list[int], keep: list[Tensor | None], generator: torch.Generator, near: float) -> list[Twin]:
+    """A random net of linear layers and a pruned one: what is left, moved by `near`, compensated at random."""
+    twins = [Twin("x", Input("x"), Input("x"), (), (None, None))]
+    before: Tensor | None = None
+    for k, (width, out) in enumerate(pairwise(sizes)):
+        w = torch.randn((out, width), generator=generator, dtype=F64) * (1.5 / math.sqrt(width))
+        b = torch.randn(out, generator=generator, dtype=F64) * 0.5
+        kept = keep[k]
+        v = w if kept is None else w[kept]
+        c = b if kept is None else b[kept]
+        v = v if before is None else v[:, before]
+        v = v + near * torch.randn(v.shape, generator=generator, dtype=F64)
+        c = c + near * torch.randn(c.shape, generator=generator, dtype=F64)
+        shape: Kept = (None, kept)
+        source = twins[-1].name
+        twins.append(
+            Twin(f"z{k}", Affine.given(Dense(), w, b), Affine.given(Dense(), v, c), (source,), shape)
+        )
+        if k < len(sizes) - 2:
+            twins.append(Twin(f"h{k}", RELU, RELU, (f"z{k}",), shape))
+        before = kept
+    return twins
+
+
+def both(twins: list[Twin], x: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    f, g = {"x": x}, {"x": x}
+    for twin in twins[1:]:
+        for values, form in ((f, twin.f), (g, twin.g)):
+            h = values[twin.sources[0]]
+            assert isinstance(form, Affine | Elementwise)
+            values[twin.name] = form.apply(h) if isinstance(form, Affine) else form.curve.function(h)
+    return f, g
+
+
+def random_case(seed: int) -> tuple[list[Twin], Domain, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    depth = 1 + seed % 4
+    sizes = [3, *(int(torch.randint(3, 12, (), generator=generator)) for _ in range(depth)), 3]
+    keep: list[Tensor | None] = []
+    for width in sizes[1:-1]:
+        left = int(torch.randint(1, width + 1, (), generator=generator))
+        keep.append(torch.randperm(width, generator=generator)[:left].sort().values if left < width else None)
+    twins = chain(sizes, [*keep, None], generator, (0.0, 1e-3, 0.3)[seed % 3])
+    center = torch.randn(3, generator=generator, dtype=F64)
+    radius = (1e-9, 0.05, 0.5, 2.0)[seed % 4]
+    domain: Domain = Box.around(center, radius) if seed % 2 else L2Ball(center, radius)
+    x = domain.sample(200, (3,), generator)
+    way = torch.randn((100, 3), generator=generator, dtype=F64)
+    return twins, domain, torch.cat([x, domain.project(domain.extreme(way))])
+
+
+def violations(seed: int, effort: Effort) -> list[str]:
+    """Names of nodes that leave their bounds."""
+    twins, domain, x = random_case(seed)
+    walk = Progression(twins, {"x": domain}, enclose([domain], [(3,)], ["x"]), effort)
+    walk.run()
+    f, g = both(twins, x)
+    bad = []
+    for twin in twins:
+        reach = walk.reached[twin.name]
+        kept = twin.kept[-1]
+        left = f[twin.name] if kept is None else f[twin.name][:, kept]
+        slack = 1e-12 * (1 + f[twin.name].abs().max())
+        triples = ((reach.f, f[twin.name]), (reach.g, g[twin.name]), (reach.delta, left - g[twin.name]))
+        bad += [
+            f"{seed}: {twin.name}" for interval, value in triples if not interval.widen(slack).holds(value)
+        ]
+    out = twins[-1].name
+    bound = crown(twins, [domain], [(3,)], ["x"], [out], effort)
+    worst = (f[out] - g[out]).abs().amax(0)
+    if bool((worst > bound.outputs[0] + 1e-12 * (1 + f[out].abs().max())).any()):
+        bad.append(f"{seed}: output")
+    return bad
+
+
+@pytest.mark.parametrize("name", EFFORTS)
+def test_no_node_of_a_random_net_leaves_its_bounds(name: str) -> None:
+    torch.set_num_threads(1)
+    seeds = range(8) if name == "quadratic" else range(24)
+    assert [bad for seed in seeds for bad in violations(seed, EFFORTS[name])] == []
+
+
+@pytest.mark.slow
+def test_twenty_thousand_cases() -> None:
+    """80 nets, plans and domains with 300 inputs each: 24 000 cases, every node of each."""
+    torch.set_num_threads(1)
+    assert [bad for seed in range(100, 180) for bad in violations(seed, EFFORTS["refined"])] == []
+
+
+def attacked(gap: Gap, domain: Domain, shapes: list[tuple[int, ...]], seed: int) -> float:
+    generator = torch.Generator().manual_seed(seed)
+    found = attack(gap, [domain], shapes, generator=generator, steps=8, samples=32, restarts=2)
+    return found.value
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_operation_is_bounded(name: str) -> None:
+    seed = sorted(FUNCTIONS).index(name)
+    model = seeded(lambda: Of(FUNCTIONS[name]), seed)
+    x = torch.rand(2, 2, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=F64)
+    pair, gap = prune(model, x, seed)
+    for domain, factor in ((Box(0.0, 1.0), math.inf), (L2Ball(x[0], 1e-4), 1.01)):
+        found = attacked(gap, domain, list(pair.shapes), seed)
+        cheap = difference(pair.twins, enclose([domain], pair.shapes, pair.inputs), pair.outputs).linf
+        bound = crown(pair.twins, [domain], pair.shapes, pair.inputs, pair.outputs, EFFORTS["refined"]).linf
+        assert bound is not None
+        assert cheap is not None
+        assert found <= bound * (1 + 1e-9) + 1e-9
+        assert bound <= cheap * (1 + 1e-12)
+        assert bound <= factor * (found + 1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in NETS if name not in REFUSED])
+def test_the_zoo_is_bounded(name: str) -> None:
+    model, x = net(name)
+    for seed, radius in enumerate((1.0, 1e-2)):
+        domain = Box.around(x[0], radius)
+        pair, gap = prune(model, x, seed)
+        found = attacked(gap, domain, list(pair.shapes), seed)
+        for effort in (EFFORTS["forms"], EFFORTS["optimised"]):
+            bound = crown(pair.twins, [domain], pair.shapes, pair.inputs, pair.outputs, effort).linf
+            assert bound is not None
+            assert found <= bound * (1 + 1e-9) + 1e-9
+
+
+def test_small_domains_are_bounded_exactly_at_depth() -> None:
+    model = seeded(
+        lambda: nn.Sequential(*[m for _ in range(6) for m in (nn.Linear(8, 8), nn.ReLU())][:-1]), 3
+    )
+    x = torch.rand(1, 8, dtype=F64, generator=torch.Generator().manual_seed(0))
+    pair, gap = prune(model, x, 1)
+    domain = Box.around(x[0], 1e-5)
+    found = attacked(gap, domain, [(8,)], 0)
+    bound = crown(pair.twins, [domain], pair.shapes, pair.inputs, pair.outputs).linf
+    assert bound is not None
+    assert found <= bound <= 1.001 * found + 1e-12
+
+
+def test_pruning_nothing_costs_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    twins = chain([4, 9, 9, 3], [None, None, None], generator, 0.0)
+    bound = crown(twins, [Box(-1.0, 1.0)], [(4,)], ["x"], ["z2"]).linf
+    assert bound is not None
+    assert bound < 1e-11
+
+
+def test_no_budget_still_bounds() -> None:
+    twins, domain, x = random_case(7)
+    f, g = both(twins, x)
+    out = twins[-1].name
+    bound = crown(twins, [domain], [(3,)], ["x"], [out], Effort(budget_s=0.0)).linf
+    assert bound is not None
+    assert float((f[out] - g[out]).abs().max()) <= bound + 1e-12
+
+
+def test_coefficients_add_up_at_nodes_with_several_readers_and_constants_count() -> None:
+    """f = x·2 + (3 − x), bounded exactly although x is read twice."""
+    two = Affine.given(Dense(), torch.tensor([[2.0]], dtype=F64))
+    fixed = Constant(torch.tensor(3.0, dtype=F64))
+    twins = [
+        Twin("x", Input("x"), Input("x"), (), (None, None)),
+        Twin("three", fixed, Constant(torch.tensor(2.5, dtype=F64)), (), ()),
+        Twin("double", two, two, ("x",), (None, None)),
+        Twin("sum", Sum((1.0, 1.0, -1.0)), Sum((1.0, 1.0, -1.0)), ("double", "three", "x"), (None, None)),
+    ]
+    domains = {"x": Box(-1.0, 1.0)}
+    walk = Progression(
+        twins, domains, enclose([domains["x"]], [(1,)], ["x"]), Effort(refine=False, symbols=0)
+    )
+    walk.run()
+    backward = Backward(twins, walk.reached, domains)
+    index = torch.tensor([0])
+    for which, most in (("f", 4.0), ("g", 3.5), ("delta", 0.5)):
+        rows = unit_rows(walk.reached["sum"], which, index, 1.0)
+        assert backward.upper("sum", rows).item() == pytest.approx(most, abs=1e-12)
+        assert backward.upper("sum", rows).item() >= most
+
+
+def test_folding_keeps_the_bound_sound() -> None:
+    model, x = net("residual")
+    pair, _ = prune(model, x, 0)
+    assert len(fold(pair.twins, frozenset(pair.outputs))) < len(pair.twins)
+    with torch.no_grad():
+        assert len(flatten_outputs(model(x))) == 1

@@ -1,0 +1,71 @@
+"""What float32 really computes stays within the rounding bound, and the bound is small."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from nets import net, seeded
+from plans import coupled, random_keep
+from pruned import Of, prune
+from torch import nn
+
+from edgeprune.bounds.crown import Effort
+from edgeprune.bounds.rounding import ARITHMETICS, rounding
+from edgeprune.domains import Box
+from edgeprune.errors import UsageError
+from edgeprune.stages.shrink import narrow_graph
+
+torch.set_num_threads(1)
+EFFORT = Effort(steps=0, budget_s=10.0)
+
+
+def single(model: nn.Module) -> nn.Module:
+    """The same weights in float32, so that the exact net is that of the rounded weights."""
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point():
+                tensor.copy_(tensor.float())
+    return model
+
+
+@pytest.mark.parametrize("name", ["mlp", "residual", "depthwise", "gate", "flattened"])
+def test_float32_stays_within_its_bound(name: str) -> None:
+    model, x = net(name)
+    x = x.float().double()
+    model = single(model)
+    coupling = coupled(model, x)
+    keep = random_keep(coupling, 0)
+    small = narrow_graph(coupling.graph, coupling.alive(keep), {})
+    pair, _ = prune(model, x, 0)
+    domain = Box.around(x[0], 0.01)
+    found = rounding(pair.twins, [domain], pair.shapes, pair.inputs, pair.outputs, "float32", EFFORT)
+    assert found.linf is not None
+    rough = small.float()
+    samples = domain.sample(64, tuple(x.shape[1:]), torch.Generator().manual_seed(1)).float()
+    with torch.no_grad():
+        low = torch.cat([rough(s[None])[0].double() for s in samples])
+        exact = torch.cat(
+            [
+                narrow_graph(coupling.graph, coupling.alive(keep), {}).double()(s[None].double())[0]
+                for s in samples[:8]
+            ]
+        )
+    measured = float((low[: len(exact)] - exact).abs().max())
+    assert measured <= found.linf
+    assert found.linf <= 1e-3 * (1 + float(exact.abs().max()))
+
+
+def test_shorter_formats_cost_more() -> None:
+    model = single(seeded(lambda: Of(torch.tanh)))
+    x = torch.rand(1, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    pair, _ = prune(model, x, 0)
+    arguments = (pair.twins, [Box.around(x[0], 1e-3)], pair.shapes, pair.inputs, pair.outputs)
+    bounds = [rounding(*arguments, name, EFFORT).linf for name in ("float32", "tf32", "float16", "bfloat16")]
+    assert all(b is not None for b in bounds)
+    assert bounds == sorted(b for b in bounds if b is not None)
+    assert set(ARITHMETICS) == {"float32", "tf32", "float16", "bfloat16"}
+
+
+def test_an_arithmetic_that_is_not_known_is_refused() -> None:
+    with pytest.raises(UsageError, match="no arithmetic is called 'int4'"):
+        rounding((), [], (), (), (), "int4")

@@ -1,0 +1,142 @@
+"""The pages in a real browser: they open without an error, fold out, and are accessible."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from report_runs import bare_run, full_run
+
+from edgeprune.records import Artifact, Run
+from edgeprune.report.comparison import render_several, undominated
+from edgeprune.report.html import render
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+THEMES = {"light": "1", "dark": "0"}
+
+_LOOK = """
+<script>
+window.addEventListener("load", async () => {
+  for (const summary of document.querySelectorAll("summary")) summary.click();
+  const closed = [...document.querySelectorAll("details")].filter(d => !d.open).length;
+  const targets = [...document.querySelectorAll("nav a")].filter(a => !document.querySelector(a.hash)).length;
+  const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  const axe = window.axe ? await window.axe.run() : {violations: []};
+  const violations = axe.violations.map(v => v.id + ": " + v.nodes.map(n => n.target).join(" "));
+  document.body.replaceChildren(Object.assign(document.createElement("pre"),
+    {id: "found", textContent: JSON.stringify({closed, targets, wide, violations})}));
+});
+</script>
+"""
+
+
+def several(count: int) -> list[tuple[str, Run]]:
+    run, errors = full_run(), (0.9, 0.5, 0.6, 0.2)
+    return [
+        (
+            f"runs/{k}",
+            dataclasses.replace(
+                run,
+                artifacts={**run.artifacts, "pruned": Artifact("p", "0", 200_000 + 80_000 * k, 20)},
+                validations=tuple(
+                    dataclasses.replace(
+                        v, drift=v.drift and dataclasses.replace(v.drift, linf_max=errors[k % 4])
+                    )
+                    for v in run.validations
+                ),
+            ),
+        )
+        for k in range(count)
+    ]
+
+
+PAGES = {
+    "full": lambda: render(full_run()),
+    "bare": lambda: render(bare_run()),
+    "several": lambda: render_several(several(4)),
+}
+
+
+def axe() -> str:
+    """The source of axe-core, '' where it is not installed."""
+    given = os.environ.get("EDGEPRUNE_AXE")
+    if given:
+        return Path(given).read_text(encoding="utf-8")
+    found = find_spec("axe_core_python")
+    places = found.submodule_search_locations if found is not None else None
+    return (Path(places[0]) / "axe.min.js").read_text(encoding="utf-8") if places else ""
+
+
+def opened(page: Path, theme: str, work: Path) -> subprocess.CompletedProcess[str]:
+    command = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        f"--user-data-dir={work / 'profile'}", "--enable-logging=stderr", "--window-size=1100,900",
+        f"--blink-settings=preferredColorScheme={THEMES[theme]}", "--virtual-time-budget=20000",
+        "--dump-dom", page.as_uri(),
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.parametrize(
+    ("name", "theme"),
+    [("full", "light"), ("full", "dark"), ("bare", "light"), ("several", "light"), ("several", "dark")],
+)
+def test_a_page_opens_folds_out_and_is_accessible(name: str, theme: str, tmp_path: Path) -> None:
+    text = PAGES[name]()
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    plain = opened(tmp_path / "page.html", theme, tmp_path)
+    assert "CONSOLE" not in plain.stderr, plain.stderr
+    assert "<h1>" in plain.stdout
+    free = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
+    watched = free.replace("</body>", f"<script>{axe()}</script>{_LOOK}</body>")
+    (tmp_path / "watched.html").write_text(watched, encoding="utf-8")
+    done = opened(tmp_path / "watched.html", theme, tmp_path)
+    found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found, done.stderr[-2000:]
+    seen = json.loads(found[1].replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">"))
+    assert seen == {"closed": 0, "targets": 0, "wide": 0, "violations": []}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_needs_nothing_and_is_small(name: str) -> None:
+    text = PAGES[name]()
+    assert len(text.encode()) < 2_000_000
+    assert "<script" not in text
+    assert not re.search(r'(?:src|href)="(?!#|data:)', text)
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_many_runs_are_cut_and_it_is_said() -> None:
+    text = render_several(several(70))
+    assert "Only the first 60 of 70 runs are shown" in text
+    assert len(text.encode()) < 2_000_000
+
+
+def test_what_cannot_be_compared_is_said() -> None:
+    from edgeprune.records import SettingRecord
+
+    other = dataclasses.replace(full_run(), settings=(SettingRecord("calibration", "b", "flag"),))
+    model = dataclasses.replace(full_run().model, weights_sha256="0" * 64)
+    text = render_several([("a", full_run()), ("b", dataclasses.replace(other, model=model))])
+    assert "differ in calibration" in text
+    assert "different models" in text
+
+
+def test_hostile_names_are_text() -> None:
+    hostile = "<script>alert(1)</script>$x^"
+    text = render_several([(hostile, full_run(hostile)), (hostile, full_run(hostile))])
+    assert "<script>" not in text
+
+
+def test_the_front_joins_what_no_other_beats() -> None:
+    assert undominated([(1, 5), (2, 3), (3, 4), (4, 1), (2, 3)]) in ((0, 1, 3), (0, 4, 3))
+    assert undominated([]) == ()
