@@ -22,10 +22,12 @@ from edgeprune.graph import Coupling
 from edgeprune.plan import Plan, Selection
 from edgeprune.stages.choose import choose
 from edgeprune.stages.couple import couple
+from edgeprune.stages.finetune import Queries, Recipe, tune
 from edgeprune.stages.shrink import shrink
 from edgeprune.stages.trace import trace
 
 BATCH = 500
+LEARN_STEPS = 2000
 RE_ESTIMATED = " + BN re-estimated"
 """Behind the name of a method: running means and variances are measured again on the samples at the end."""
 
@@ -127,8 +129,10 @@ def _pruned(
     again = method.endswith(RE_ESTIMATED)
     name = method.removesuffix(RE_ESTIMATED)
     plan = choose(subject.coupling, widths, name, (data,), seed=seed, recalibrate=again)
-    seconds = time.perf_counter() - started
-    return shrink(subject.net, subject.coupling, plan, (data[:4],)).module, seconds
+    net = shrink(subject.net, subject.coupling, plan, (data[:4],)).module
+    if CORESETS[name].matches:  # all layers trained at once on the same samples, without labels
+        tune(net, Queries.of(subject.net, (data,), None), Recipe.of_steps(LEARN_STEPS, len(data)), seed=seed)
+    return net, time.perf_counter() - started
 
 
 def _largest(subject: Subject, widths: Mapping[str, int]) -> Plan:

@@ -1,7 +1,7 @@
 """The table of operations and their rules: written to docs/operations.md, or compared with it.
 
-    python benchmarks/operations_table.py            writes the file
-    python benchmarks/operations_table.py --check    exits with 1 where it is out of date
+python benchmarks/operations_table.py            writes the file
+python benchmarks/operations_table.py --check    exits with 1 where it is out of date
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def table() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true", help="only compare")
     if parser.parse_args().check:
         if not TARGET.is_file() or TARGET.read_text(encoding="utf-8") != table():

@@ -22,8 +22,25 @@ from pathlib import Path
 from typing import Any
 
 FAMILIES = ("torchvision", "timm", "transformers", "real")
-QUICK = ("resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "levit_128s", "xcit_nano_12_p16_224", "bert", "llama")
-STRUCTURAL = ("normalised over", "reduced over", "vocabulary", "an output", "a size that", "taps", "tap axis", "attended over")
+QUICK = (
+    "resnet18",
+    "mobilenet_v3_small",
+    "shufflenet_v2_x0_5",
+    "levit_128s",
+    "xcit_nano_12_p16_224",
+    "bert",
+    "llama",
+)
+STRUCTURAL = (
+    "normalised over",
+    "reduced over",
+    "vocabulary",
+    "an output",
+    "a size that",
+    "taps",
+    "tap axis",
+    "attended over",
+)
 """Beginnings and parts of reasons that lie in what the net computes, not in a rule that is missing."""
 
 
@@ -53,7 +70,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--quick", action="store_true", help="a few small nets")
     made.add_argument("--json", type=Path, help="file of rows; resumed where it exists")
     made.add_argument("--again", action="store_true", help="make rows again that are there already")
-    made.add_argument("--onnx", action="store_true", help="also export the shrunk net and run it on onnxruntime")
+    made.add_argument(
+        "--onnx", action="store_true", help="also export the shrunk net and run it on onnxruntime"
+    )
     made.add_argument("--against-torch-pruning", action="store_true", help="time Torch-Pruning beside it")
     made.add_argument("--limit", type=float, default=300.0, help="seconds a net may take")
     made.add_argument("--threads", type=int, default=2)
@@ -91,7 +110,9 @@ def child(family: str, name: str, arguments: argparse.Namespace) -> dict[str, An
         command += ["--onnx"] * arguments.onnx + ["--against-torch-pruning"] * arguments.against_torch_pruning
         began = time.perf_counter()
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=arguments.limit, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=arguments.limit, check=False
+            )
             error = done.stderr.strip().splitlines()[-1:] if done.returncode else []
         except subprocess.TimeoutExpired:
             error = [f"took longer than {arguments.limit:g} s"]
@@ -110,6 +131,7 @@ class Row(dict[str, Any]):
         self.path = path
 
     def note(self, **known: Any) -> None:
+        """Add figures and write all of them to the file."""
         self.update(known)
         self.path.write_text(json.dumps(self))
 
@@ -170,7 +192,7 @@ def randomise(net: Any) -> None:
                 module.running_mean.normal_(0, 0.2)
                 module.running_var.uniform_(0.5, 1.5)
         for value in net.parameters():
-            if value.numel() <= 1 or value.dim() > 1 and min(value.shape) > 1 and bool(value.any()):
+            if value.numel() <= 1 or (value.dim() > 1 and min(value.shape) > 1 and bool(value.any())):
                 continue
             low, high = float(value.min()), float(value.max())
             if low == high and value.dim() > 1 and min(value.shape) > 1:
@@ -222,7 +244,8 @@ def random_half(coupling: Any) -> dict[str, Any]:
 
     random = np.random.default_rng(0)
     return {
-        group.name: np.sort(random.permutation(group.size)[: max(1, group.size // 2)]) for group in coupling.groups
+        group.name: np.sort(random.permutation(group.size)[: max(1, group.size // 2)])
+        for group in coupling.groups
     }
 
 
@@ -240,7 +263,7 @@ def change(graph: Any, shrunk: Any, inputs: tuple[Any, ...]) -> float:
 
 
 def shares(coupling: Any) -> dict[str, Any]:
-    """Shares of the parameters that a plan can cut, that the net's own nature fixes, and the rest by reason."""
+    """Shares of the parameters: cut by a plan, fixed by the net's nature, and the rest by reason."""
     import numpy as np
 
     graph, labels = coupling.graph, coupling.labels
@@ -261,7 +284,9 @@ def shares(coupling: Any) -> dict[str, Any]:
             stay *= 1 - share
             pinned = axis[labels.pinned(axis)]
             if len(axis) > 1:
-                reasons.append(labels.reason(int(pinned[0])) if len(pinned) else "no layer makes it, or alone")
+                reasons.append(
+                    labels.reason(int(pinned[0])) if len(pinned) else "no layer makes it, or alone"
+                )
         total += size
         cut += size * (1 - stay)
         if stay == 1.0 and size > 1:
@@ -352,9 +377,14 @@ def line(row: dict[str, Any]) -> str:
     if "error" in row:
         return f"{row['model']:36} FAILED at {row.get('stage', 'start')}: {row['error'][:150]}"
     extra = f" onnx {row['onnx_error']:.0e}" if "onnx_error" in row else ""
-    extra += f" TP {row.get('tp_build_s', '-')}+{row.get('tp_step_s', row.get('tp_error', '-'))}" if "tp_build_s" in row or "tp_error" in row else ""
+    extra += (
+        f" TP {row.get('tp_build_s', '-')}+{row.get('tp_step_s', row.get('tp_error', '-'))}"
+        if "tp_build_s" in row or "tp_error" in row
+        else ""
+    )
     return (
-        f"{row['model']:36} {row['params'] / 1e6:6.1f}M trace {row['trace_s']:5.1f} label {row['label_s']:5.2f} "
+        f"{row['model']:36} {row['params'] / 1e6:6.1f}M trace {row['trace_s']:5.1f} "
+        f"label {row['label_s']:5.2f} "
         f"plan {row.get('plan_s', -1):5.2f} shrink {row['shrink_s']:5.2f} | prunable {row['prunable']:.2f} "
         f"nature {row['by_nature']:.2f} lost {row['lost']:.2f} | left {row['params_left']:.2f} "
         f"macs {row['macs_left']:.2f} | exact {row['exactness']:.0e} change {row['change']:.0e} "

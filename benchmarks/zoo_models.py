@@ -270,7 +270,7 @@ def transformers_cases() -> list[Case]:
             "Wav2Vec2Model",
             "Wav2Vec2Config",
             {
-                **{k: v for k, v in wide.items()},
+                **wide,
                 "conv_dim": [32] * 3,
                 "conv_stride": [5, 2, 2],
                 "conv_kernel": [10, 3, 3],

@@ -63,6 +63,10 @@ class Settings:
         target: names or paths of the targets to validate on.
         latency: measure latency.
         certify: compute certificates.
+        bound: deterministic bounds to compute: intervals, crown, quadratic.
+        budget_s: seconds for each of them.
+        robust: radius of the box around held-out samples that the robust statements speak about.
+        balls: held-out samples that get such a box, at most.
         confidence: 1 − δ of statistical statements.
         quantile: share of inputs that the quantile certificate speaks about.
         attack_steps: gradient steps of the search for large errors.
@@ -98,6 +102,10 @@ class Settings:
     target: tuple[str, ...] = ("cpu",)
     latency: bool = True
     certify: bool = True
+    bound: tuple[Literal["intervals", "crown", "quadratic"], ...] = ("intervals", "crown")
+    budget_s: float = 60.0
+    robust: float | None = None
+    balls: int = 100
     confidence: float = 0.95
     quantile: float = 0.99
     attack_steps: int = 60
@@ -127,6 +135,8 @@ class Settings:
                 f"finetune cannot be negative and learn_steps must be at least 1, not {self.finetune} and "
                 f"{self.learn_steps}"
             )
+        if not self.budget_s > 0 or self.balls < 1 or (self.robust is not None and not self.robust > 0):
+            raise ValueError("budget_s and robust must be positive, and balls at least 1")
         if not self.simplify_limit_s > 0:
             raise ValueError(f"simplify_limit_s must be positive, not {self.simplify_limit_s:g}")
         if self.seed < 0:

@@ -65,11 +65,13 @@ class Interpreter(fx.Interpreter):
         self.stop_early = False
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """A weight, replaced and cast as asked."""
         found = self.weights.get(target)
         value = super().get_attr(target, args, kwargs) if found is None else found
         return self._cast(value)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """An operation, in the asked precision."""
         if self.dtype is not None:  # casts and constants of the traced precision follow the asked one
             args, kwargs = (tree_map(self._precision, given) for given in (args, kwargs))
         return super().call_function(target, args, kwargs)
@@ -82,9 +84,11 @@ class Interpreter(fx.Interpreter):
         return value.to(self.dtype) if wanted else value
 
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """An input, cast as asked."""
         return self._cast(super().placeholder(target, args, kwargs))
 
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
+        """Arguments, muted where a mask says so."""
         if n.name not in self.masks:
             return super().fetch_args_kwargs_from_env(n)
         muted: dict[fx.Node, Tensor] = {}
@@ -98,6 +102,7 @@ class Interpreter(fx.Interpreter):
         return fx.node.map_arg(n.args, lookup.__getitem__), fx.node.map_arg(n.kwargs, lookup.__getitem__)
 
     def run_node(self, n: fx.Node) -> Any:
+        """One node; its value is remembered where it is wanted."""
         value = self._normalised(n, self.anew[n.name]) if n.name in self.anew else super().run_node(n)
         if n.name in self.wanted:
             self.values[n.name] = value

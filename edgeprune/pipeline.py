@@ -9,6 +9,7 @@ import dataclasses
 from pathlib import Path
 
 from edgeprune import environment
+from edgeprune.chain import chain
 from edgeprune.config import Resolved
 from edgeprune.errors import ModelError
 from edgeprune.files import write_bytes
@@ -26,7 +27,7 @@ from edgeprune.stages.couple import couple
 from edgeprune.stages.gate import gate
 from edgeprune.stages.parity import torch_outputs
 from edgeprune.stages.trace import trace
-from edgeprune.steps import certify_step, chain, export_step, shrink_step, validate_step
+from edgeprune.steps import certify_step, export_step, roundoff_step, shrink_step, validate_step
 
 
 def run(
@@ -50,7 +51,7 @@ def run(
         EdgepruneError: see `edgeprune.errors`; what was finished stays for the next try.
     """
     line, about = prepare(loaded, resolved.settings), environment.describe(resolved.settings.seed)
-    coupling = couple(trace(loaded.module, line.inputs), line.settings.exclude)
+    coupling = _coupled(line, progress)
     key = digest_of(line, resolved, about)
     with claim(output, empty_run(line, resolved, about), key, overwrite=overwrite) as folder:
         return _walk(line, coupling, folder, until, progress)
@@ -66,7 +67,7 @@ def again(
         EdgepruneError: see `run`.
     """
     line, about = prepare(loaded, resolved.settings), environment.describe(resolved.settings.seed)
-    coupling = couple(trace(loaded.module, line.inputs), line.settings.exclude)
+    coupling = _coupled(line, progress)
     with claim(output, empty_run(line, resolved, about), None) as folder:
         if folder.run.model.weights_sha256 != loaded.weights_sha256:
             raise ModelError(
@@ -76,6 +77,12 @@ def again(
             )
         folder.forget(stages)
         return _walk(line, coupling, folder, "", progress)
+
+
+def _coupled(line: Line, progress: Progress) -> Coupling:
+    for _ in progress(range(1), "tracing the model", 1):
+        coupling = couple(trace(line.loaded.module, line.inputs), line.settings.exclude)
+    return coupling
 
 
 def _walk(line: Line, coupling: Coupling, folder: RunFolder, until: str, progress: Progress) -> Run:
@@ -91,7 +98,8 @@ def _walk(line: Line, coupling: Coupling, folder: RunFolder, until: str, progres
     )
     measured = [validate_step(line, target, reference, folder, progress) for target in line.targets]
     certified = certify_step(line, coupling, shrunk, reference, pruned, measured, folder, progress)
-    folder.update(terms=chain(line, shrunk, reference, pruned, parity, certified, measured))
+    assumed = roundoff_step(line, coupling, shrunk, measured, folder, progress)
+    folder.update(terms=chain(line, shrunk, reference, pruned, parity, certified, assumed, measured))
     limits = {target.name: settings.limits.over(target.limits) for target in line.targets}
     keep_reference(folder.path, reference, line.labels)
     measures = measure(settings.limits.metrics, folder.path, list(limits))

@@ -257,13 +257,9 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One limit of the gate, held against what was measured.
+    """One limit of the gate held against what was measured; one of level `warn` lets the gate pass.
 
-    Attributes:
-        name: of the limit; `metric:NAME` for a number of the user's own, `regression:NAME` for a
-            comparison with a baseline, in per cent.
-        measured: None where there is no number; then `reason` says why.
-        level: a check of level `warn` is told and lets the gate pass.
+    `name` is a limit's, or `metric:NAME` for the user's own, or `regression:NAME` in per cent.
     """
 
     name: str

@@ -87,8 +87,8 @@ def _weights(calibration: Calibration, weights: Array | None, count: int) -> npt
     sound = weights.shape == (count,) and weights.dtype.kind == "f" and np.isfinite(weights).all()
     if not sound or (weights < 0).any() or not weights.sum() > 0:
         raise CalibrationError(
-            f"{calibration.file}: fit_weights must be {count} numbers, none negative and not all 0; write the "
-            "set again with `edgeprune calibrate`."
+            f"{calibration.file}: fit_weights must be {count} numbers, none negative and not all 0; write "
+            "the set again with `edgeprune calibrate`."
         )
     return weights.astype(np.float64)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,20 +20,19 @@ from edgeprune.files import write_bytes
 from edgeprune.folder import RunFolder, key_of
 from edgeprune.graph import Coupling
 from edgeprune.learning import Learned, learn
-from edgeprune.observation.knowledge import know
-from edgeprune.plan import Cuts, Plan
+from edgeprune.plan import Cuts
+from edgeprune.planning import allotted
+from edgeprune.planning import planned as planned
 from edgeprune.preparation import Line
 from edgeprune.profiles import Target
 from edgeprune.progress import Progress
-from edgeprune.records import GroupRecord, PlanRecord, Term, Validation, to_json
+from edgeprune.records import GroupRecord, PlanRecord, Validation, to_json
 from edgeprune.samples import Array
 from edgeprune.stages import export as exporting
-from edgeprune.stages.allocate import Budget, Cost, Multiples, allocate, cost
-from edgeprune.stages.certify import Certified, Odds, Samples, Search, certify
-from edgeprune.stages.choose import Manner, choose
-from edgeprune.stages.distribute import curves, distribute
+from edgeprune.stages.allocate import Cost, cost
+from edgeprune.stages.certify import Certified, Odds, Proof, Samples, Search, certify
 from edgeprune.stages.parity import Parity, checked, compare, file_outputs, torch_outputs
-from edgeprune.stages.radii import radii
+from edgeprune.stages.roundoff import Roundoff, roundoff
 from edgeprune.stages.shrink import Shrunk, restore, shrink
 from edgeprune.stages.simplify import simplify
 from edgeprune.stages.validate import Measured, validate
@@ -47,8 +45,7 @@ def shrink_step(line: Line, coupling: Coupling, folder: RunFolder, progress: Pro
         weights = read_weights(path / "pruned.safetensors")
         return restore(line.loaded.module, coupling, Cuts.load(path / "plan.json"), weights)
     with folder.stage("shrink"):
-        multiples = _multiples(settings, line.targets)
-        widths = _widths(line, coupling, multiples, progress)
+        widths = allotted(line, coupling, progress)
         plan = planned(line, coupling, widths, progress)
         shrunk = shrink(
             line.loaded.module, coupling, plan, as_traced(coupling, line.inputs), settings.exclude
@@ -76,22 +73,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"{path}: cannot be read ({error}); make the run again.") from error
 
 
-def planned(line: Line, coupling: Coupling, widths: Mapping[str, int], progress: Progress) -> Plan:
-    """The plan that the settings and the samples give for these widths."""
-    settings = line.settings
-    return choose(
-        coupling,
-        widths,
-        settings.method,
-        line.fit,
-        seed=settings.seed,
-        radii=radii(coupling, line.domain, line.inputs),
-        manner=Manner(settings.moments, settings.direction, settings.recalibrate, line.bounds),
-        labels=None if line.fit_labels is None else torch.from_numpy(line.fit_labels[: settings.samples]),
-        progress=progress,
-    )
-
-
 def _lessons(trained: Sequence[Learned]) -> tuple[str, ...]:
     """What the control says where it is not behind."""
     return tuple(
@@ -101,26 +82,6 @@ def _lessons(trained: Sequence[Learned]) -> tuple[str, ...]:
         for one in trained
         if one.control <= one.after
     )
-
-
-def _multiples(settings: Settings, targets: Sequence[Target]) -> Multiples:
-    """The least common multiples of what the targets compute well."""
-    if settings.multiple is not None:
-        return Multiples(settings.multiple, settings.multiple)
-    return Multiples(
-        math.lcm(*(t.conv_multiple() for t in targets)), math.lcm(*(t.grid.units for t in targets))
-    )
-
-
-def _widths(line: Line, coupling: Coupling, multiples: Multiples, progress: Progress) -> dict[str, int]:
-    """How many units each group keeps: the same share everywhere, or less where less is lost."""
-    settings, budget = line.settings, Budget(*line.settings.budget)
-    if settings.allocation == "uniform":
-        return allocate(coupling, budget, multiples)
-    knowledge = know(
-        coupling, settings.moments, line.fit, settings.seed, bounds=line.bounds, progress=progress
-    )
-    return distribute(coupling, budget, multiples, curves(coupling, knowledge, settings.seed, progress))
 
 
 def as_traced(coupling: Coupling, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -321,6 +282,7 @@ def certify_step(
             Odds(settings.confidence, settings.quantile),
             Search(settings.attack_steps, settings.attack_restarts, settings.seed),
             progress,
+            Proof(settings.bound, settings.budget_s, settings.robust, settings.balls),
         )
         if certified.violation is not None:
             _keep_counterexample(certified, folder)
@@ -342,73 +304,19 @@ def _keep_counterexample(certified: Certified, folder: RunFolder) -> None:
     )
 
 
-def chain(
+def roundoff_step(
     line: Line,
+    coupling: Coupling,
     shrunk: Shrunk,
-    reference: tuple[Array, ...],
-    pruned: tuple[Array, ...],
-    parity: Exported,
-    certified: Certified,
     measured: Sequence[Measured],
-) -> tuple[Term, ...]:
-    """The chain from the original torch net to what the devices compute."""
-    n = len(line.holdout[0])
-    best = certified.best_global
-    rounding = [compare(pruned, m.pruned_outputs).difference for m in measured if m.pruned_outputs]
-    return (
-        Term(
-            "prune",
-            "linf",
-            best.bound if best else None,
-            best.label if best else "observed",
-            best.name if best else "none",
-            (best.domain,) if best else (),
-            compare(reference, pruned).difference,
-            certified.attacked,
-            n,
-        ),
-        Term(
-            "masking",
-            "linf",
-            0.0,
-            "proved",
-            "cutting channels that nothing reads",
-            ("exact arithmetic",),
-            shrunk.masking,
-            None,
-            shrunk.n_inputs,
-        ),
-        Term(
-            "export",
-            "linf",
-            None,
-            "observed",
-            "onnxruntime, graph optimisations off",
-            (),
-            parity.export.difference,
-            None,
-            parity.export.n_inputs,
-        ),
-        Term(
-            "simplify",
-            "linf",
-            None,
-            "observed",
-            "onnxruntime, graph optimisations off",
-            (),
-            parity.simplify.difference,
-            None,
-            parity.simplify.n_inputs,
-        ),
-        Term(
-            "rounding",
-            "linf",
-            None,
-            "observed",
-            "each target against the pruned torch net in float64",
-            (),
-            max(rounding, default=None),
-            None,
-            n if rounding else 0,
-        ),
-    )
+    folder: RunFolder,
+    progress: Progress,
+) -> dict[str, Roundoff]:
+    """Bound what the targets' rounding can add, for each precision that was reached."""
+    if not line.settings.certify:
+        return {}
+    precisions = [m.validation.precision for m in measured if m.pruned_outputs]
+    with folder.stage("roundoff"):
+        for _ in progress(range(1), "bounding the rounding", 1):
+            return roundoff(coupling, shrunk, line.domain, line.holdout, precisions, line.settings.budget_s)
+    return {}

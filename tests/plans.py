@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 import torch
+from nets import net
 from torch import Tensor, nn
 
 from edgeprune.graph import Coupling, Ints, flatten_outputs
@@ -19,6 +21,13 @@ from edgeprune.stages.trace import trace
 def coupled(model: nn.Module, *inputs: Tensor, exclude: tuple[str, ...] = ()) -> Coupling:
     """The net traced and coupled."""
     return couple(trace(model, inputs), exclude)
+
+
+@cache
+def known(name: str) -> tuple[nn.Module, Tensor, Coupling]:
+    """One of the nets in `nets.NETS` with an input and its coupling; for whoever changes none of them."""
+    model, x = net(name)
+    return model, x, coupled(model, x)
 
 
 def random_keep(coupling: Coupling, seed: int) -> dict[str, Ints]:

@@ -297,3 +297,42 @@ def test_regressions_from_the_command_line(terminal: Terminal, tmp_path: Path) -
     assert latency.code == 5
     assert "--remeasure" in latency.out
     assert terminal("gate", ".", "--regression", "5").code == 2
+
+
+@pytest.mark.slow
+def test_one_step_from_a_configuration_to_a_verdict(terminal: Terminal) -> None:
+    random = np.random.default_rng(0)
+    np.savez("data.npz", x=random.uniform(-1, 1, (96, 8)).astype(np.float32))
+    Path("own.py").write_text(
+        "def mean(pruned, original, labels):\n    return abs(pruned - original).mean()\n"
+    )
+    Path("edgeprune.toml").write_text(
+        f'model = "{SMALL}:build"\ninput = ["1x8"]\ncalibration = "data.npz"\nmultiple = 1\nlatency = false\n'
+        "certify = false\nsimplify = false\n[limits]\nobserved_error = 1e-9\ncompression = 99\n"
+        'level = {observed_error = "warn"}\n[[limits.metrics]]\nname = "mean"\nfunction = "own.py:mean"\nat_most = 1\n'
+    )
+    ended = terminal(
+        "run", "--config", "edgeprune.toml", "--junit", "j.xml", "--sarif", "s.sarif", "--json", "-q"
+    )
+    assert ended.code == 1, ended.err
+    verdict = json.loads(ended.out)["verdict"]
+    assert {c["name"]: (c["outcome"], c["level"]) for c in verdict["checks"]} == {
+        "observed_error": ("fail", "warn"),
+        "compression": ("fail", "error"),
+        "metric:mean": ("pass", "error"),
+    }
+    assert Path("runs/build/run.json").is_file()
+    places = [
+        (
+            r["locations"][0]["physicalLocation"]["artifactLocation"]["uri"],
+            r["locations"][0]["physicalLocation"]["region"]["startLine"],
+        )
+        for r in json.loads(Path("s.sarif").read_text())["runs"][0]["results"]
+        if r["ruleId"] == "EP401"
+    ]
+    assert places == [("edgeprune.toml", 10), ("edgeprune.toml", 9)]
+    again = terminal("gate", "runs/build", "--json")  # the metric is not run again, its value is taken
+    assert again.code == 1
+    assert [c["measured"] for c in json.loads(again.out)["checks"]] == [
+        c["measured"] for c in verdict["checks"]
+    ]

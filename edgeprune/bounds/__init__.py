@@ -3,7 +3,16 @@
     a_priori       what the coreset theorem promises before anything is run
     statistical    quantile, rate and mean of the error over the data's distribution
     interval       what every node of one net can be on a domain
-    differential   how far two nets can be apart on a domain
+    differential   how far two nets can be apart on a domain, by intervals
+    crown          the same by linear bounds: affine forms forwards, coefficients backwards
+    forward        affine forms of the input, with the same symbols in both nets
+    backward       linear bounds of any node, walked back to the inputs
+    relax          lines around activations and their differences
+    spectral       norms of layers that are really upper bounds
+    quadratic      one layer by a quadratic form: what cancels between units is seen
+    layer          where a net has such layers
+    rounding       what the runtime's arithmetic can add
+    minimax        compensation that minds the worst error
     attack         no bound: the largest error that a search finds, held against all of the above
 
 `BOUNDS` names what can be asked for, what each statement is about, and what it needs. To add one,
@@ -58,6 +67,30 @@ BOUNDS: Registry[Bound] = Registry(
             "edgeprune.bounds.differential.difference",
         ),
         Bound(
+            "crown",
+            ("local", "global"),
+            "proved",
+            ("domain", "forms"),
+            "for every input of the domain, no output differs by more than the bound",
+            "edgeprune.bounds.crown.crown",
+        ),
+        Bound(
+            "quadratic",
+            ("layer",),
+            "proved",
+            ("domain", "forms"),
+            "for every input of the layer's region, no reader hears more than the bound differently",
+            "edgeprune.bounds.quadratic.layer_bounds",
+        ),
+        Bound(
+            "rounding",
+            ("local", "global"),
+            "proved-modulo-rounding-model",
+            ("domain", "forms"),
+            "the runtime's outputs differ from exact arithmetic by at most the bound",
+            "edgeprune.bounds.rounding.rounding",
+        ),
+        Bound(
             "a-priori",
             ("layer",),
             "statistical",
@@ -97,6 +130,14 @@ BOUNDS: Registry[Bound] = Registry(
             ("samples",),
             "the error exceeds a threshold, chosen after the fact, for at most this share of all inputs",
             "edgeprune.bounds.statistical.exceedance",
+        ),
+        Bound(
+            "chosen ratio",
+            ("distribution",),
+            "statistical",
+            ("samples",),
+            "the candidate chosen on these samples keeps a given share of all inputs below the limit",
+            "edgeprune.bounds.statistical.chosen_ratio",
         ),
     ),
 )

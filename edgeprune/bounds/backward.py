@@ -164,7 +164,7 @@ def _noise(form: Affine, size: Tensor) -> Tensor:
     heard = kernel.apply(weight.abs(), size) + form.bias.abs()
     columns = weight.numel() // max(1, weight.shape[1] if weight.dim() > 1 else 1)
     share = (2 * (kernel.terms(weight) + columns + heard.numel()) + 64) * UNIT_ROUNDOFF
-    return heard * share + kernel.apply(2 * form.weight_error, size) + 2 * form.bias_error
+    return heard * share + kernel.apply(1.001 * form.weight_error, size) + 1.001 * form.bias_error
 
 
 class _Walk:

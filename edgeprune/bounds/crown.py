@@ -28,7 +28,7 @@ from edgeprune.bounds.forward import Forms, start
 from edgeprune.bounds.layer import layer_of, quadratic_delta
 from edgeprune.bounds.quadratic import Ascent
 from edgeprune.bounds.relax import is_relu
-from edgeprune.domains import Domain
+from edgeprune.domains import Box, Domain, L2Ball
 from edgeprune.errors import UnsupportedOperation
 from edgeprune.forms import Affine, Elementwise, Input, Structural, Twin
 from edgeprune.intervals import Interval, up
@@ -116,7 +116,10 @@ class Progression:
     def _note_exact(self, twin: Twin) -> None:
         """Inputs that are only moved, and one affine map of them, are exact as intervals."""
         moved = isinstance(twin.f, Structural) and not twin.f.terms and len(twin.sources) == 1
-        if isinstance(twin.f, Input) or (moved and twin.sources[0] in self._exact):
+        if isinstance(twin.f, Input):
+            plain = isinstance(self.domains[twin.f.name], Box | L2Ball)
+            self._exact.update({twin.name} if plain else ())
+        elif moved and twin.sources[0] in self._exact:
             self._exact.add(twin.name)
         elif isinstance(twin.f, Affine) and twin.sources[0] in self._exact:
             source = self.twins[self.backward.place[twin.sources[0]]]

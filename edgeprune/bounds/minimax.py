@@ -1,12 +1,11 @@
 """Compensation that minds the worst case: data error + λ · certificate, by convex descent.
 
 A layer's readers hear W h; after removal they hear U h[S] + c. On samples (the rows of H) the error is
-‖H Wᵀ − H_S Uᵀ − 1cᵀ‖²/n, a least-squares problem. Over a box around zero-mean inputs, with hᵢ in [lᵢ, uᵢ],
-the worst error of output k is at most
-    |centre_k| + Σᵢ |W_ki − U_ki| (uᵢ − lᵢ)/2,   centre_k = Σᵢ (W_ki − U_ki)(uᵢ + lᵢ)/2 − c_k,
-convex in (U, c), with its minimum in c at the centre. A quadratic certificate of the same layer is convex in
-U as well (a supremum of functions linear in it): at the input x* of its worst case the error Σ (W − U) h(x*)
-is a subgradient (Danskin). Both are lowered together by descent from the least-squares solution.
+‖H Wᵀ − H_S Uᵀ − 1cᵀ‖²/n, a least-squares problem. The worst error over a set of hard inputs x_t,
+max_t |(W h(x_t) − U h(x_t)[S] − c)_k|, is convex in (U, c) too: a maximum of absolute values of affine
+functions. At the inputs where a certificate or an attack finds the worst error these are its subgradients,
+so lowering the maximum over them lowers the certificate. Their sum is lowered from the least-squares
+solution on.
 
 Source:
     Danskin (1967) for the subgradient; the objective is derived above.
@@ -70,8 +69,8 @@ def compensate(
     best = (float(objective(start, offset)), start, offset)
     for step in range(steps):
         value = objective(u, c)
-        if float(value) < best[0]:
-            best = (float(value), u.detach().clone(), c.detach().clone())
+        if float(value.detach()) < best[0]:
+            best = (float(value.detach()), u.detach().clone(), c.detach().clone())
         descent.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
         for group in descent.param_groups:

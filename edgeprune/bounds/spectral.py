@@ -28,6 +28,9 @@ from edgeprune.intervals import UNIT_ROUNDOFF
 
 SQUARINGS = 7
 
+WORK = 1e11
+"""Multiplications beyond which the norm is bounded by row and column sums instead."""
+
 
 def operator_norm(form: Affine, shape: tuple[int, ...], live: Tensor | None = None) -> float:
     """An upper bound on ‖K(W ± error, ·)‖₂ as a map from tensors of `shape` to outputs.
@@ -44,6 +47,9 @@ def operator_norm(form: Affine, shape: tuple[int, ...], live: Tensor | None = No
     if isinstance(kernel, Dense):
         if live is not None and live.dim() == 2:
             weight = weight[:, live[0]]
+        if SQUARINGS * min(weight.shape) ** 3 > WORK:
+            sums = float(weight.abs().sum(0).max()) * float(weight.abs().sum(1).max())
+            return math.sqrt(sums) * (1 + 1e-9) + extra
         return matrix_norm(weight[None]) + extra
     if isinstance(kernel, Scale):
         repeats = kernel.apply(weight, torch.zeros(shape, dtype=torch.float64)).numel() / math.prod(shape)
@@ -111,6 +117,8 @@ def _convolution_norm(kernel: Convolve, weight: Tensor, shape: tuple[int, ...], 
         phases = phases.reshape(split).movedim(3 + k, 2).flatten(1, 2)
         sizes.append(-(-shape[2 + k] // stride) + 1 + phases.shape[2 + k])
     share = out // kernel.groups
+    if math.prod(sizes) * 4 * SQUARINGS * min(share, phases.shape[1]) ** 3 * kernel.groups > WORK:
+        return _by_sums(kernel, weight, (*shape[:1], kernel.groups * weight.shape[1], *shape[2:]))
     grouped = phases.reshape(kernel.groups, share, *phases.shape[1:])
     spectrum = torch.fft.rfftn(grouped, s=sizes, dim=tuple(range(3, 3 + rank)))
     matrices = spectrum.flatten(3).movedim(-1, 1)

@@ -153,6 +153,31 @@ certify_options = together(
         help="Range of every input value that certificates speak about [default: the calibration set's].",
     ),
     click.option(
+        "--bound",
+        multiple=True,
+        type=click.Choice(["intervals", "crown", "quadratic"]),
+        help="A bound over the whole domain, repeatable; quadratic is the tightest and slowest "
+        "[default: intervals, crown].",
+    ),
+    click.option(
+        "--budget-s",
+        type=float,
+        metavar="S",
+        help=f"Seconds for each bound [default: {DEFAULT.budget_s:g}].",
+    ),
+    click.option(
+        "--robust",
+        type=float,
+        metavar="RADIUS",
+        help="Also bound the worst error within ±RADIUS of held-out samples.",
+    ),
+    click.option(
+        "--balls",
+        type=int,
+        metavar="N",
+        help=f"Held-out samples that --robust looks at, at most [default: {DEFAULT.balls}].",
+    ),
+    click.option(
         "--confidence",
         type=float,
         metavar="P",

@@ -100,7 +100,9 @@ def synthesise(
             with torch.no_grad():
                 for x in parameters:
                     x.clamp_(*bounds)
-    logger.info("inputs from batch-norm statistics: mismatch %.4f after %d steps", float(loss.detach()), steps)
+    logger.info(
+        "inputs from batch-norm statistics: mismatch %.4f after %d steps", float(loss.detach()), steps
+    )
     return tuple(x.detach() for x in parameters)
 
 

@@ -216,13 +216,30 @@ def _flag(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
     if isinstance(value, dict):
-        given = {key: x for key, x in value.items() if x is not None}
-        return [word for key, x in given.items() for word in (f"--{name.removesuffix('s')}", f"{key}={x}")]
+        return _limit_flags(value)
     if not isinstance(value, list | tuple):
         return [f"--{name}", wording.clean(value)]
     if value and all(isinstance(x, float | int) for x in value):  # a pair of numbers is one value
         return [f"--{name}", *map(str, value)]
     return [word for x in value for word in (f"--{name}", wording.clean(x))]
+
+
+def _limit_flags(value: dict[str, Any]) -> list[str]:
+    """The gate's limits as the command line takes them: plain ones with their level, and metrics."""
+    levels: dict[str, Any] = value.get("level") or {}
+    words: list[str] = []
+    for name, limit in value.items():
+        if isinstance(limit, int | float):
+            level = f":{levels[name]}" if name in levels else ""
+            words += ["--limit", wording.clean(f"{name}={limit}{level}")]
+        elif limit is None and name in levels:
+            words += ["--limit", wording.clean(f"{name}={levels[name]}")]
+    for metric in value.get("metrics") or ():
+        side = "at_most" if metric.get("at_most") is not None else "at_least"
+        sign = {"at_most": "<=", "at_least": ">="}[side]
+        text = f"{metric.get('name')}={metric.get('function')}{sign}{metric.get(side)}"
+        words += ["--metric", wording.clean(text)]
+    return words
 
 
 def files_read(run: Run) -> tuple[str, ...]:

@@ -202,8 +202,18 @@ def setting(value: Any) -> str:
     if isinstance(value, list | tuple):
         return clean(", ".join(setting(item) for item in value)) or "none"
     if isinstance(value, dict):
-        return clean(", ".join(f"{k} = {setting(v)}" for k, v in value.items() if v is not None)) or "none"
+        return _pairs(value) or "none"
     return clean(value)
+
+
+def _pairs(value: dict[str, Any]) -> str:
+    """What is set in a table, an inner table in brackets."""
+    shown = {key: _pairs(item) if isinstance(item, dict) else item for key, item in value.items()}
+    kept = {key: item for key, item in shown.items() if item not in (None, "", [], ())}
+    inner = {
+        key: f"({item})" if isinstance(value[key], dict) else setting(item) for key, item in kept.items()
+    }
+    return clean(", ".join(f"{key} = {item}" for key, item in inner.items()))
 
 
 def _three(value: float) -> str:

@@ -80,8 +80,8 @@ def _program(
         quiet.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # captured here, because the exporter tries other ways when this fails, and one of them fixes sizes
-            # that were asked to be free
+            # captured here, because the exporter tries other ways when this fails, and one of them
+            # fixes sizes that were asked to be free
             captured = torch.export.export(copied(module), inputs, dynamic_shapes=shapes, strict=False)
             made = torch.onnx.export(
                 captured,

@@ -146,8 +146,8 @@ def _make_functional(module: fx.GraphModule) -> None:
         if any(_is_view(user) for user in changed.users if order[user] < order[node]):
             continue
         node.target = functional
-        here = order[node]
-        changed.replace_all_uses_with(node, delete_user_cb=lambda user, here=here: order[user] > here)
+        later = {user for user in changed.users if order[user] > order[node]}
+        changed.replace_all_uses_with(node, delete_user_cb=later.__contains__)
     graph.lint()
     module.recompile()
 
@@ -185,10 +185,10 @@ def _inline(module: fx.GraphModule) -> None:
         outputs = [known[r] if isinstance(r, fx.Node) else r for r in _listed(result)]
         for user in list(node.users):
             if getattr(user.target, "__name__", "") == "getitem":
-                user.replace_all_uses_with(outputs[user.args[1]])  # type: ignore[index, arg-type]
+                user.replace_all_uses_with(outputs[user.args[1]])
                 graph.erase_node(user)
         if node.users:
-            node.replace_all_uses_with(outputs[0])  # type: ignore[arg-type]
+            node.replace_all_uses_with(outputs[0])
         graph.erase_node(node)
         if not holder.users:
             graph.erase_node(holder)

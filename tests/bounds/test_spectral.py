@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from edgeprune.bounds import spectral
 from edgeprune.bounds.spectral import matrix_norm, operator_norm
 from edgeprune.forms import Affine, Convolve, Dense, Scale
 
@@ -37,6 +38,14 @@ def test_norms_are_upper_bounds(name: str) -> None:
     form, shape, factor = FORMS[name]
     norm = exact(form, shape)
     assert norm <= operator_norm(form, shape) <= factor * norm
+
+
+@pytest.mark.parametrize("name", ["dense", "conv2d", "strided", "depthwise"])
+def test_large_layers_are_bounded_by_sums(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spectral, "WORK", 1.0)
+    form, shape, _ = FORMS[name]
+    norm = exact(form, shape)
+    assert norm <= operator_norm(form, shape) <= 4 * norm
 
 
 def test_dead_inputs_do_not_count() -> None:

@@ -168,3 +168,28 @@ def test_what_is_not_finite_is_never_certified() -> None:
 def test_impossible_questions_are_refused(call: object) -> None:
     with pytest.raises(UsageError):
         call()  # type: ignore[operator]
+
+
+def test_a_ratio_chosen_and_then_certified_on_the_same_samples() -> None:
+    """In repetitions a candidate that breaks the limit too often is accepted in at most δ of them."""
+    random = np.random.default_rng(0)
+    share, delta, n = 0.9, 0.1, 120
+    ratios = np.array([0.25, 0.5, 0.75])
+    rates = np.array([0.02, 0.1001, 0.4])  # of errors above the limit; the second is just too bad
+    wrong = accepted = 0
+    for _ in range(600):
+        errors = (random.random((3, n)) < rates[:, None]).astype(float)
+        chosen, said = statistical.chosen_ratio(errors, ratios, 0.5, share, delta)
+        wrong += chosen is not None and rates[chosen] > 1 - share
+        accepted += chosen == 0
+        assert (chosen is None) == (said.bound is None)
+    assert wrong / 600 <= delta + 0.03
+    assert accepted > 300
+
+
+def test_a_ratio_needs_rows_of_errors() -> None:
+    with pytest.raises(UsageError, match="one row of errors a ratio"):
+        statistical.chosen_ratio([1.0, 2.0], [0.5], 1.0, 0.9, 0.1)
+    chosen, said = statistical.chosen_ratio([[np.nan] * 100], [0.5], 1.0, 0.9, 0.1)
+    assert chosen is None
+    assert "mildest" in said.reason

@@ -350,6 +350,5 @@ def test_more_units_never_err_more() -> None:
     for name in CASES:
         errors = [choose("gram", name, size).error for size in range(1, N + 1)]
         assert all(
-            a is not None and b is not None and b <= a * (1 + 1e-6) + 1e-9
-            for a, b in pairwise(errors)
+            a is not None and b is not None and b <= a * (1 + 1e-6) + 1e-9 for a, b in pairwise(errors)
         )

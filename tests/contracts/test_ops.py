@@ -12,9 +12,10 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import CONV, NETS, Around, Several, call, net, noise, seeded
-from operations import NOT_NARROWED, ON_CHANNELS, OTHER_RANKS, PINNING, WITH_WEIGHTS
-from plans import coupled, distance, masked, muted, narrowed, random_keep
+from layers import OTHER_RANKS, WITH_WEIGHTS
+from nets import CONV, NETS, Around, Several, call, noise, seeded
+from operations import NOT_NARROWED, ON_CHANNELS, PINNING
+from plans import coupled, distance, known, masked, muted, narrowed, random_keep
 from torch import Tensor, nn
 
 from edgeprune.graph import Coupling
@@ -97,8 +98,7 @@ def test_every_handle_is_exercised_or_its_absence_explained() -> None:
 
 @pytest.mark.parametrize("name", sorted(NETS))
 def test_narrowing_a_whole_net_equals_masking_it(name: str) -> None:
-    model, x = net(name)
-    coupling = coupled(model, x)
+    model, x, coupling = known(name)
     wider = noise(5, *x.shape[1:], seed=2)
     for seed in SEEDS:
         keep = random_keep(coupling, seed)

@@ -307,7 +307,9 @@ def softened() -> Coupling:
     return coupled(seeded(Softened), noise(2, 5, 16))
 
 
-def test_a_rule_for_a_custom_operation_comes_from_another_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rule_for_a_custom_operation_comes_from_another_distribution(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert softened().groups == ()
     assert "no rule for edgeprune_example.soften" in softened().pinned[0].reason
     point = EntryPoint("soften", f"{__name__}:PLUGIN", "edgeprune.ops")

@@ -9,7 +9,9 @@ from edgeprune.coresets.elimination import BLOCK, backward, energy, forward, mom
 
 def hearing(n: int, seed: int, *, shiftable: bool = True) -> Hearing:
     random = np.random.default_rng(seed)
-    h = np.maximum(random.normal(size=(3 * n, 8)) @ random.normal(size=(8, n)) + random.normal(size=(3 * n, n)), 0)
+    h = np.maximum(
+        random.normal(size=(3 * n, 8)) @ random.normal(size=(8, n)) + random.normal(size=(3 * n, n)), 0
+    )
     w = random.normal(size=(5, n))
     return Hearing("r", w.T @ w, np.abs(w).max(0), 5, h.T @ h / len(h), h.mean(0), shiftable)
 
@@ -42,7 +44,9 @@ def test_one_pass_gives_every_width() -> None:
     assert whole.curve[90] == 0.0
     assert (np.diff(whole.curve) <= 1e-12).all()
     for size in (80, 40, 10):
-        assert backward(hearings, size).keep.tolist() == sorted(set(range(90)) - set(whole.order[: 90 - size].tolist()))
+        assert backward(hearings, size).keep.tolist() == sorted(
+            set(range(90)) - set(whole.order[: 90 - size].tolist())
+        )
 
 
 def test_the_forward_walk_gains_what_the_formula_says() -> None:

@@ -18,7 +18,13 @@ def law(n: int = 5) -> tuple[np.ndarray, np.ndarray]:
 def test_moments_are_those_of_many_samples(activation: str) -> None:
     mean, covariance = law()
     z = np.random.default_rng(1).multivariate_normal(mean, covariance, size=400_000)
-    h = z if activation == "" else np.maximum(z, 0) if activation == "relu" else gaussian.ACTIVATIONS[activation](z)
+    h = (
+        z
+        if activation == ""
+        else np.maximum(z, 0)
+        if activation == "relu"
+        else gaussian.ACTIVATIONS[activation](z)
+    )
     first, second = gaussian.activated(mean, covariance, activation)
     np.testing.assert_allclose(first, h.mean(0), atol=0.03)
     np.testing.assert_allclose(second, h.T @ h / len(h), atol=0.01 * np.abs(second).max() + 0.02)

@@ -72,7 +72,9 @@ def test_where_moments_cannot_be_carried_gaussian_inputs_are_run() -> None:
 
 
 def test_synthetic_inputs_agree_with_the_batch_norms() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4))
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4)
+    )
     model.train()
     for _ in range(30):
         model(2 * torch.randn(64, 3, 6, 6) + 1)
@@ -110,7 +112,9 @@ def test_sources_that_cannot_serve_say_why() -> None:
 
 def test_top_down_is_for_methods_that_do_not_listen() -> None:
     coupling = coupled(seeded(wide), data(2))
-    plan = choose(coupling, halves(coupling), "sensitivity", None, seed=0, manner=Manner(direction="top-down"))
+    plan = choose(
+        coupling, halves(coupling), "sensitivity", None, seed=0, manner=Manner(direction="top-down")
+    )
     assert list(plan.selections) == ["2", "0"]
     with pytest.raises(UsageError, match="only bottom-up knows"):
         choose(coupling, halves(coupling), "gram", [data(64)], seed=0, manner=Manner(direction="top-down"))

@@ -147,7 +147,8 @@ def test_a_random_net_shrunk_is_the_net_masked(layers: list[Layer], flatten: boo
         assert distance(flatten_outputs(again.module(x)), found) == 0
 
 
-@settings(max_examples=25)
+@pytest.mark.slow
+@settings(max_examples=15)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=2, max_size=5),
     kinds=st.lists(st.sampled_from(["plain", "norm", "skip"]), min_size=4, max_size=4),

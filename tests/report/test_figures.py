@@ -105,3 +105,37 @@ def test_the_command_repeats_the_flags() -> None:
         "--exclude 'a b' --exclude c --domain 0.0 1.0 --limit size_ratio=0.5"
     )
     assert files_read(Run(model(), ENVIRONMENT, settings=settings)) == ("edgeprune.toml",)
+
+
+def test_the_command_gives_limits_levels_and_metrics_back() -> None:
+    import shlex
+
+    import click
+
+    from edgeprune.cli import main
+    from edgeprune.cli.verdicts import limits_of
+    from edgeprune.limits import Limits, UserMetric
+    from edgeprune.records import to_json
+
+    limits = Limits(
+        observed_error=0.5,
+        latency_ratio=0.8,
+        level={"latency_ratio": "warn", "memory_mb": "off"},
+        metrics=(UserMetric("wer", "m.py:wer", at_most=0.1), UserMetric("bleu", "m:bleu", at_least=30.0)),
+    )
+    run = dataclasses.replace(full_run(), settings=(SettingRecord("limits", to_json(limits), "flag"),))
+    _, name, *arguments = shlex.split(command(run))
+    given = main.get_command(click.Context(main), name)
+    assert given is not None
+    made = limits_of(given.make_context(name, arguments).params)
+    assert made == limits
+
+
+def test_a_setting_of_limits_shows_what_is_set() -> None:
+    from edgeprune.limits import Limits
+    from edgeprune.records import to_json
+    from edgeprune.report import wording
+
+    assert wording.setting(to_json(Limits())) == "none"
+    shown = wording.setting(to_json(Limits(p95_ms=3.0, level={"p95_ms": "warn"})))
+    assert shown == "p95_ms = 3.0, level = (p95_ms = warn)"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import NETS, Flattened, Grouped, Residual, mlp, net, noise, seeded
-from plans import coupled, plan_of
+from nets import NETS, noise, seeded
+from plans import coupled, known, plan_of
 from torch import nn
 
 from edgeprune.errors import UsageError
@@ -46,14 +46,14 @@ def test_more_share_is_never_less_width(size: int, first: float, second: float, 
 
 
 def test_convolutional_groups_and_others_have_grids_of_their_own() -> None:
-    coupling = coupled(seeded(Flattened), noise(2, 3, 6, 6))
+    coupling = known("flattened")[2]
     widths = allocate(coupling, Budget("keep", 0.5), Multiples(conv=4, units=3))
     assert widths == {"conv": 4, "hidden": 3}
     assert allocate(coupling, Budget("keep", 0.5), NO_GRID) == {"conv": 3, "hidden": round(3.5)}
 
 
 def test_costs_are_those_that_can_be_counted_by_hand() -> None:
-    coupling = coupled(seeded(mlp), noise(2, 6))
+    coupling = known("mlp")[2]
     whole = cost(coupling, {})
     assert whole.params == 6 * 8 + 8 + 8 * 7 + 7 + 7 * 3 + 3
     assert whole.macs == 6 * 8 + 8 * 7 + 7 * 3, "for one sample, whatever batch was traced"
@@ -64,8 +64,7 @@ def test_costs_are_those_that_can_be_counted_by_hand() -> None:
 
 @pytest.mark.parametrize("name", sorted(NETS))
 def test_parameters_are_counted_as_torch_counts_them(name: str) -> None:
-    model, x = net(name)
-    coupling = coupled(model, x)
+    model, x, coupling = known(name)
     used = {id(p): p.numel() for p in model.parameters()}
     assert cost(coupling, {}).params == sum(used.values())
     keep = kept(coupling, allocate(coupling, Budget("keep", 0.5), NO_GRID))
@@ -91,7 +90,7 @@ def test_macs_of_a_model_with_a_fixed_batch_are_for_one_sample_too() -> None:
 @pytest.mark.parametrize("kind", ["params", "macs"])
 @pytest.mark.parametrize("share", [0.15, 0.3, 0.5, 0.77, 0.999])
 def test_a_budget_is_met_and_not_far_undercut(kind: Literal["params", "macs"], share: float) -> None:
-    coupling = coupled(seeded(Residual), noise(2, 3, 6, 6))
+    coupling = known("residual")[2]
     whole = getattr(cost(coupling, {}), kind)
     widths = allocate(coupling, Budget(kind, share), NO_GRID)
     left = getattr(cost(coupling, kept(coupling, widths)), kind)
@@ -103,7 +102,7 @@ def test_a_budget_is_met_and_not_far_undercut(kind: Literal["params", "macs"], s
 
 @pytest.mark.parametrize("kind", ["keep", "params", "macs"])
 def test_the_whole_budget_leaves_the_net_whole_on_any_grid(kind: Literal["keep", "params", "macs"]) -> None:
-    coupling = coupled(seeded(Residual), noise(2, 3, 6, 6))
+    coupling = known("residual")[2]
     widths = allocate(coupling, Budget(kind, 1.0), Multiples(conv=5, units=5))
     assert widths == {group.name: group.size for group in coupling.groups}
 
@@ -112,11 +111,11 @@ def test_the_whole_budget_leaves_the_net_whole_on_any_grid(kind: Literal["keep",
 @pytest.mark.parametrize("kind", ["keep", "params", "macs"])
 def test_a_share_out_of_range_is_refused(kind: Literal["keep", "params", "macs"], share: float) -> None:
     with pytest.raises(UsageError, match=f"--{kind} .*: a share must be above 0 and at most 1"):
-        allocate(coupled(seeded(mlp), noise(2, 6)), Budget(kind, share), NO_GRID)
+        allocate(known("mlp")[2], Budget(kind, share), NO_GRID)
 
 
 def test_a_budget_that_nothing_meets_is_refused_with_the_least_there_is() -> None:
-    coupling = coupled(seeded(mlp), noise(2, 6))
+    coupling = known("mlp")[2]
     least = cost(coupling, {group.name: np.arange(1) for group in coupling.groups}).params
     share = least / cost(coupling, {}).params
     with pytest.raises(UsageError, match=f"still takes {share:.3f} of the original"):
@@ -132,6 +131,6 @@ def test_a_net_without_groups_has_nothing_to_allocate() -> None:
 
 
 def test_equal_shares_of_a_grouped_convolution_are_what_is_counted() -> None:
-    coupling = coupled(seeded(Grouped), noise(2, 3, 6, 6))
+    coupling = known("grouped")[2]
     widths = allocate(coupling, Budget("keep", 0.5), NO_GRID)
     assert widths == {"before": 2, "grouped": 3}, "units that stand for one channel in each of two groups"

@@ -12,7 +12,16 @@ from edgeprune.cli import main
 from edgeprune.condense import condense
 from edgeprune.errors import UsageError
 from edgeprune.profiles import find_calibration
-from edgeprune.stages.calibrate import WeightedSet, directions, judge, learn_set, losses, pursue, second_moment, weigh
+from edgeprune.stages.calibrate import (
+    WeightedSet,
+    directions,
+    judge,
+    learn_set,
+    losses,
+    pursue,
+    second_moment,
+    weigh,
+)
 
 
 def squared(query: Tensor, x: Tensor, y: Tensor | None) -> Tensor:
@@ -33,7 +42,10 @@ def queries(seed: int, count: int = 200) -> Tensor:
 
 def error(found: WeightedSet, seed: int = 99) -> float:
     x, y = problem()
-    whole, kept = losses(squared, queries(seed), x, y), losses(squared, queries(seed), found.samples, found.labels)
+    whole, kept = (
+        losses(squared, queries(seed), x, y),
+        losses(squared, queries(seed), found.samples, found.labels),
+    )
     return judge(found, whole, kept, 0.05).mean
 
 
@@ -60,7 +72,9 @@ def test_all_directions_of_a_quadratic_are_met_exactly_by_few_samples() -> None:
     x, _ = problem()
     found = learn_set(x, None, second_moment, directions(200, x[0], 0), 60, seed=0)
     fresh = directions(100, x[0], 7)
-    judged = judge(found, losses(second_moment, fresh, x, None), losses(second_moment, fresh, found.samples, None), 0.05)
+    judged = judge(
+        found, losses(second_moment, fresh, x, None), losses(second_moment, fresh, found.samples, None), 0.05
+    )
     assert judged.mean < 1e-6
     assert judged.betting.bound is not None
     assert judged.mean <= judged.betting.bound <= judged.hoeffding <= 1.0
@@ -115,7 +129,9 @@ def big(tmp_path: Path) -> Path:
 
 def test_the_command_writes_a_set_that_can_be_used(big: Path, tmp_path: Path) -> None:
     out = tmp_path / "small.toml"
-    result = CliRunner().invoke(main, ["calibrate", str(big), "--size", "80", "-o", str(out), "--count", "200"])
+    result = CliRunner().invoke(
+        main, ["calibrate", str(big), "--size", "80", "-o", str(out), "--count", "200"]
+    )
     assert result.exit_code == 0, result.output
     assert "80 weighted samples stand for 200" in result.output
     small = find_calibration(str(out)).load()
@@ -134,5 +150,7 @@ def test_a_set_that_cannot_be_weighed_is_refused(big: Path, tmp_path: Path) -> N
     with pytest.raises(UsageError, match=r"must end in \.toml"):
         condense(str(big), tmp_path / "small.npz")
     np.savez(tmp_path / "two.npz", **{"fit.a": np.ones((3, 2)), "fit.b": np.ones((3, 2))})
-    result = CliRunner().invoke(main, ["calibrate", str(big), "--loss", "nowhere:fn", "-o", str(tmp_path / "s.toml")])
+    result = CliRunner().invoke(
+        main, ["calibrate", str(big), "--loss", "nowhere:fn", "-o", str(tmp_path / "s.toml")]
+    )
     assert result.exit_code != 0

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import NETS, Dense, Depthwise, Gate, Grouped, Residual, Shuffled, mlp, net, noise, seeded
-from plans import coupled
+from nets import NETS, Residual, mlp, net, noise, seeded
+from plans import coupled, known
 from torch import Tensor, nn
 
 from edgeprune.errors import UsageError
@@ -58,7 +58,7 @@ class Net(nn.Module):
 
 
 def test_a_layer_its_bias_and_its_reader_lose_the_same_unit() -> None:
-    coupling = coupled(seeded(mlp), noise(2, 6))
+    coupling = known("mlp")[2]
     assert lost(coupling, "0.weight", 0, 5) == {("0.weight", 0, 5), ("0.bias", 0, 5), ("2.weight", 1, 5)}
     assert [(group.name, group.size) for group in coupling.groups] == [("0", 8), ("2", 7)]
     assert [reader.weight for reader in named(coupling)["0"].readers] == ["2.weight"]
@@ -67,7 +67,7 @@ def test_a_layer_its_bias_and_its_reader_lose_the_same_unit() -> None:
 
 
 def test_a_residual_stream_is_one_group_made_by_all_that_add_to_it() -> None:
-    groups = named(coupled(seeded(Residual), noise(2, 3, 6, 6)))
+    groups = named(known("residual")[2])
     stream = places(groups["stem"])
     makers = [("stem.weight", 0), ("a2.weight", 0)]
     norms = [(f"bn.{name}", 0) for name in ("weight", "bias", "running_mean", "running_var")]
@@ -80,7 +80,7 @@ def test_a_residual_stream_is_one_group_made_by_all_that_add_to_it() -> None:
 
 
 def test_a_depthwise_layer_hands_channels_on() -> None:
-    coupling = coupled(seeded(Depthwise), noise(2, 3, 5, 5))
+    coupling = known("depthwise")[2]
     group = named(coupling)["expand"]
     assert lost(coupling, "expand.weight", 0, 3) == {
         ("expand.weight", 0, 3),
@@ -93,14 +93,14 @@ def test_a_depthwise_layer_hands_channels_on() -> None:
 
 
 def test_two_filters_a_channel_go_together() -> None:
-    coupling = coupled(seeded(lambda: Depthwise(2)), noise(2, 3, 5, 5))
+    coupling = known("depthwise-2")[2]
     gone = lost(coupling, "expand.weight", 0, 3)
     assert {i for weight, axis, i in gone if (weight, axis) == ("depth.weight", 0)} == {6, 7}
     assert {i for weight, axis, i in gone if (weight, axis) == ("project.weight", 1)} == {6, 7}
 
 
 def test_groups_of_a_convolution_keep_equal_shares() -> None:
-    coupling = coupled(seeded(Grouped), noise(2, 3, 6, 6))
+    coupling = known("grouped")[2]
     groups = named(coupling)
     assert groups["before"].size == 4
     assert groups["grouped"].size == 6
@@ -114,7 +114,7 @@ def test_groups_of_a_convolution_keep_equal_shares() -> None:
 
 
 def test_concatenated_parts_are_groups_of_their_own_and_halves_of_a_product_one() -> None:
-    coupling = coupled(seeded(Dense), noise(2, 3, 5, 5))
+    coupling = known("dense")[2]
     assert {i for w, axis, i in lost(coupling, "a.weight", 0, 1) if (w, axis) == ("c.weight", 1)} == {1}
     assert {i for w, axis, i in lost(coupling, "b.weight", 0, 1) if (w, axis) == ("c.weight", 1)} == {5}
     assert {i for w, axis, i in lost(coupling, "c.weight", 0, 1) if (w, axis) == ("c.weight", 0)} == {1, 5}
@@ -122,15 +122,14 @@ def test_concatenated_parts_are_groups_of_their_own_and_halves_of_a_product_one(
 
 
 def test_a_flattened_channel_is_a_block_of_columns() -> None:
-    model, x = net("flattened")
-    coupling = coupled(model, x)
+    coupling = known("flattened")[2]
     gone = lost(coupling, "conv.weight", 0, 2)
     assert {i for weight, axis, i in gone if (weight, axis) == ("hidden.weight", 1)} == {8, 9, 10, 11}
     assert named(coupling)["conv"].readers[0].compensable
 
 
 def test_a_gate_is_tied_to_what_it_scales() -> None:
-    coupling = coupled(seeded(Gate), noise(2, 3, 6, 6))
+    coupling = known("gate")[2]
     assert lost(coupling, "conv.weight", 0, 4) == {
         ("conv.weight", 0, 4),
         ("conv.bias", 0, 4),
@@ -143,7 +142,7 @@ def test_a_gate_is_tied_to_what_it_scales() -> None:
 
 
 def test_shuffled_channels_are_followed_to_where_they_went() -> None:
-    coupling = coupled(seeded(Shuffled), noise(2, 3, 5, 5))
+    coupling = known("shuffled")[2]
     # channels are [0 1 2 3 | 4 5 6 7] before and [0 4 1 5 | 2 6 3 7] behind the shuffle; a group of the
     # convolution reads four of them, and equal places of both groups go together
     gone = {i for w, axis, i in lost(coupling, "conv.weight", 0, 0) if (w, axis) == ("conv.weight", 0)}
@@ -228,8 +227,7 @@ def test_a_layer_that_is_called_twice_is_listed_once() -> None:
 
 
 def test_tied_weights_have_one_set_of_labels() -> None:
-    model, x = net("tied")
-    (group,) = coupled(model, x).groups
+    (group,) = known("tied")[2].groups
     shared = {place for place in places(group) if place[0] in ("first.weight", "second.weight")}
     assert {axis for _, axis in shared} == {0, 1}
     assert len({weight for weight, _ in shared}) == 1
@@ -289,7 +287,7 @@ def test_channels_that_were_merged_with_the_batch_are_followed() -> None:
 
 @pytest.mark.parametrize("name", sorted(NETS))
 def test_the_same_net_gives_the_same_groups(name: str) -> None:
-    first, second = (coupled(*net(name)) for _ in "ab")
+    first, second = known(name)[2], coupled(*net(name))
     assert [group.name for group in first.groups] == [group.name for group in second.groups]
     assert [places(group) for group in first.groups] == [places(group) for group in second.groups]
     assert first.pinned == second.pinned
@@ -299,7 +297,7 @@ def test_the_same_net_gives_the_same_groups(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(NETS))
 def test_every_index_of_every_weight_has_one_owner_at_most(name: str) -> None:
-    coupling = coupled(*net(name))
+    coupling = known(name)[2]
     for node in coupling.graph.nodes.values():
         if node.operation == "weight":
             for axis, size in enumerate(node.shape or ()):

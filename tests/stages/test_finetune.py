@@ -26,7 +26,9 @@ def queries(count: int = 256, *, labelled: bool = False) -> Queries:
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("loss", ["match", "distil", "cross-entropy", "mixed"])
@@ -69,7 +71,15 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path: Path)
             yield item
 
     with pytest.raises(Stop):
-        tune(part, queries(), recipe, queries(32), seed=1, checkpoint=tmp_path / "c.safetensors", progress=stopping)
+        tune(
+            part,
+            queries(),
+            recipe,
+            queries(32),
+            seed=1,
+            checkpoint=tmp_path / "c.safetensors",
+            progress=stopping,
+        )
     again = student()
     history = tune(again, queries(), recipe, queries(32), seed=1, checkpoint=tmp_path / "c.safetensors")
     assert history == pytest.approx(full)

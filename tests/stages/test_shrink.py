@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from nets import NETS, Depthwise, Flattened, Grouped, Residual, Tied, Written, mlp, net, noise, seeded
-from plans import coupled, distance, masked, muted, plan_of, random_keep
+from plans import coupled, distance, known, masked, muted, plan_of, random_keep
 from torch import Tensor, nn
 
 from edgeprune.errors import BrokenPromise, ModelError
@@ -27,17 +27,15 @@ def outputs(module: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
 
 
 def shrunk_net(name: str, seed: int = 0) -> tuple[nn.Module, Tensor, Coupling, Plan, Shrunk]:
-    model, x = net(name)
-    coupling = coupled(model, x)
+    model, x, coupling = known(name)
     plan = plan_of(random_keep(coupling, seed))
     return model, x, coupling, plan, shrink(model, coupling, plan, [x])
 
 
 @pytest.mark.parametrize("name", sorted(NETS))
 def test_module_graph_and_masked_net_agree_and_the_model_is_left_alone(name: str) -> None:
-    model, x = net(name)
+    model, x, coupling = known(name)
     before = copy.deepcopy(model.state_dict())
-    coupling = coupled(model, x)
     plan = plan_of(random_keep(coupling, 3))
     shrunk = shrink(model, coupling, plan, [x])
     heard = masked(coupling, plan.keep, x)
@@ -69,8 +67,7 @@ def test_a_shrunk_module_is_the_users_own_with_smaller_weights(name: str) -> Non
 
 
 def test_attributes_follow_the_weights_so_that_a_printed_model_tells_the_truth() -> None:
-    model, x = net("residual")
-    coupling = coupled(model, x)
+    model, x, coupling = known("residual")
     keep = {"stem": np.array([0, 5, 7]), "a1": np.array([2]), "b1": np.arange(4)}
     module = shrink(model, coupling, plan_of(keep), [x]).module
     assert (module.stem.out_channels, module.stem.in_channels) == (3, 3)
@@ -232,8 +229,7 @@ def test_a_rule_that_narrows_wrongly_breaks_its_promise(monkeypatch: pytest.Monk
     def wrong(self: Convolution, node: Node, alive: object) -> dict[str, object]:
         return {"dilation": [2, 2], "padding": [2, 2]} if node.scope == "b2" else {}
 
-    model, x = net("residual")
-    coupling = coupled(model, x)
+    model, x, coupling = known("residual")
     monkeypatch.setattr(Convolution, "narrow", wrong)
     with pytest.raises(
         BrokenPromise, match="the narrowed graph differs from the masked original by"
@@ -314,8 +310,7 @@ def test_cuts_of_another_model_are_refused() -> None:
 
 def test_a_plan_that_keeps_one_unit_of_each_group_still_runs() -> None:
     for name in ("residual", "grouped", "gate", "dense"):
-        model, x = net(name)
-        coupling = coupled(model, x)
+        model, x, coupling = known(name)
         keep = {group.name: np.array([group.size - 1]) for group in coupling.groups}
         shrunk = shrink(model, coupling, plan_of(keep), [x])
         assert distance(outputs(shrunk.module, x), masked(coupling, keep, x)) <= 1e-12

@@ -32,15 +32,20 @@ pytestmark = [
 ]
 
 TORCHVISION: Mapping[str, int] = {
-    **{"resnet18": 64, "mobilenet_v2": 64, "mobilenet_v3_small": 64, "shufflenet_v2_x0_5": 64},
-    **{"squeezenet1_1": 64, "mnasnet0_5": 64, "googlenet": 64, "regnet_y_400mf": 64, "efficientnet_b0": 64},
+    "resnet18": 64, "mobilenet_v2": 64, "mobilenet_v3_small": 64, "shufflenet_v2_x0_5": 64,
+    "squeezenet1_1": 64, "mnasnet0_5": 64, "googlenet": 64, "regnet_y_400mf": 64, "efficientnet_b0": 64,
 }
 TIMM: Mapping[str, Mapping[str, Any]] = {
     "vit_tiny_patch16_224": {"img_size": 64, "depth": 2},
-    "mixer_s32_224": {"img_size": 64, "num_blocks": 2},
+    "mixer_s32_224": {"img_size": 64},
     "levit_128s": {"img_size": 64},
     "xcit_nano_12_p16_224": {"img_size": 64, "depth": 2},
-    "swin_tiny_patch4_window7_224": {"img_size": 56, "depths": (1, 2, 1, 1), "embed_dim": 24, "num_heads": (1, 2, 4, 8)},
+    "swin_tiny_patch4_window7_224": {
+        "img_size": 56,
+        "depths": (1, 2, 1, 1),
+        "embed_dim": 24,
+        "num_heads": (1, 2, 4, 8),
+    },
     "pvt_v2_b0": {"depths": (1, 1, 1, 1)},
     "poolformer_s12": {},
     "edgenext_xx_small": {},
@@ -91,7 +96,9 @@ def cases() -> dict[str, Callable[[], tuple[nn.Module, int]]]:
 @pytest.mark.parametrize("name", sorted(cases()))
 def test_an_architecture_is_halved_exactly(name: str) -> None:
     # torchvision's compiled operations do not load beside a CPU torch, and are not needed
-    sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations"))
+    sys.modules.setdefault(
+        "torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations")
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net, size = cases()[name]()

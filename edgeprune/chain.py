@@ -1,0 +1,116 @@
+"""The chain from the original torch net to what the devices compute, link by link."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from edgeprune.errors import BoundViolated
+from edgeprune.preparation import Line
+from edgeprune.records import Term
+from edgeprune.samples import Array
+from edgeprune.stages.certify import Certified
+from edgeprune.stages.parity import compare
+from edgeprune.stages.roundoff import Roundoff
+from edgeprune.stages.shrink import Shrunk
+from edgeprune.stages.validate import Measured
+from edgeprune.steps import Exported
+
+
+def chain(
+    line: Line,
+    shrunk: Shrunk,
+    reference: tuple[Array, ...],
+    pruned: tuple[Array, ...],
+    parity: Exported,
+    certified: Certified,
+    assumed: Mapping[str, Roundoff],
+    measured: Sequence[Measured],
+) -> tuple[Term, ...]:
+    """Every link, with what is claimed of it and what was seen.
+
+    Args:
+        assumed: bounds on the rounding, by precision of the targets.
+
+    Raises:
+        BoundViolated: a target's rounding exceeds its bound.
+    """
+    n = len(line.holdout[0])
+    best = certified.best_global
+    rounding = [compare(pruned, m.pruned_outputs).difference for m in measured if m.pruned_outputs]
+    return (
+        Term(
+            "prune",
+            "linf",
+            best.bound if best else None,
+            best.label if best else "observed",
+            best.name if best else "none",
+            (best.domain,) if best else (),
+            compare(reference, pruned).difference,
+            certified.attacked,
+            n,
+        ),
+        Term(
+            "masking",
+            "linf",
+            0.0,
+            "proved",
+            "cutting channels that nothing reads",
+            ("exact arithmetic",),
+            shrunk.masking,
+            None,
+            shrunk.n_inputs,
+        ),
+        Term(
+            "export",
+            "linf",
+            None,
+            "observed",
+            "onnxruntime, graph optimisations off",
+            (),
+            parity.export.difference,
+            None,
+            parity.export.n_inputs,
+        ),
+        Term(
+            "simplify",
+            "linf",
+            None,
+            "observed",
+            "onnxruntime, graph optimisations off",
+            (),
+            parity.simplify.difference,
+            None,
+            parity.simplify.n_inputs,
+        ),
+        _rounding(rounding, assumed, n),
+    )
+
+
+def _rounding(observed: Sequence[float], assumed: Mapping[str, Roundoff], n: int) -> Term:
+    """The weakest of the bounds for the precisions that were used; observed beside it."""
+    bounds = [said.bound for said in assumed.values()]
+    bound = None if not bounds or None in bounds else max(b for b in bounds if b is not None)
+    seen = max(observed, default=None)
+    if bound is not None and seen is not None and seen > bound:
+        raise BoundViolated(
+            f"rounding: a target's outputs differ from the pruned torch net by {seen:.3g}, and the "
+            f"rounding model promises at most {bound:.3g}. Either the target computes in a lower precision "
+            "than its file says, or this is a bug in edgeprune: please report it, and do not rely on this run."
+        )
+    how = "Δ-CROWN with injected rounding"
+    if bound is None:
+        how = "each target against the pruned torch net in float64"
+    reasons = [said.reason for said in assumed.values() if said.reason]
+    return Term(
+        "rounding",
+        "linf",
+        bound,
+        "observed" if bound is None else "proved-modulo-rounding-model",
+        "each target against the pruned torch net in float64"
+        if bound is None
+        else "Δ-CROWN with injected rounding",
+        tuple(dict.fromkeys(reasons or [said.assumes for said in assumed.values()])),
+        seen,
+        None,
+        n if observed else 0,
+    )

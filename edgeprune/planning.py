@@ -1,0 +1,57 @@
+"""Settings → widths → plan: how many units each group keeps, and which."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from edgeprune.config import Settings
+from edgeprune.graph import Coupling
+from edgeprune.observation.knowledge import know
+from edgeprune.plan import Plan
+from edgeprune.preparation import Line
+from edgeprune.profiles import Target
+from edgeprune.progress import Progress
+from edgeprune.stages.allocate import Budget, Multiples, allocate
+from edgeprune.stages.choose import Manner, choose
+from edgeprune.stages.distribute import curves, distribute
+from edgeprune.stages.radii import radii
+
+
+def allotted(line: Line, coupling: Coupling, progress: Progress) -> dict[str, int]:
+    """How many units each group keeps: the same share everywhere, or less where less is lost."""
+    multiples = _multiples(line.settings, line.targets)
+    settings, budget = line.settings, Budget(*line.settings.budget)
+    if settings.allocation == "uniform":
+        return allocate(coupling, budget, multiples)
+    knowledge = know(
+        coupling, settings.moments, line.fit, settings.seed, bounds=line.bounds, progress=progress
+    )
+    return distribute(coupling, budget, multiples, curves(coupling, knowledge, settings.seed, progress))
+
+
+def _multiples(settings: Settings, targets: Sequence[Target]) -> Multiples:
+    """The least common multiples of what the targets compute well."""
+    if settings.multiple is not None:
+        return Multiples(settings.multiple, settings.multiple)
+    return Multiples(
+        math.lcm(*(t.conv_multiple() for t in targets)), math.lcm(*(t.grid.units for t in targets))
+    )
+
+
+def planned(line: Line, coupling: Coupling, widths: Mapping[str, int], progress: Progress) -> Plan:
+    """The plan that the settings and the samples give for these widths."""
+    settings = line.settings
+    return choose(
+        coupling,
+        widths,
+        settings.method,
+        line.fit,
+        seed=settings.seed,
+        radii=radii(coupling, line.domain, line.inputs),
+        manner=Manner(settings.moments, settings.direction, settings.recalibrate, line.bounds),
+        labels=None if line.fit_labels is None else torch.from_numpy(line.fit_labels[: settings.samples]),
+        progress=progress,
+    )

@@ -1,0 +1,80 @@
+"""What a runtime's rounding can add: a bound on |pruned net − what is computed| for each precision.
+
+The statement is about a model of floating-point arithmetic (`edgeprune.bounds.rounding`), so its
+label is never stronger than `proved-modulo-rounding-model`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from edgeprune.bounds.crown import Effort
+from edgeprune.bounds.rounding import ARITHMETICS, rounding
+from edgeprune.domains import Domain
+from edgeprune.errors import UnsupportedOperation
+from edgeprune.graph import Coupling
+from edgeprune.samples import Array
+from edgeprune.stages.shrink import Shrunk
+from edgeprune.twins import twins_of
+
+PRECISIONS = {"fp32": "float32", "tf32": "tf32", "bf16": "bfloat16", "fp16": "float16"}
+"""A target's `precision` → the arithmetic that is assumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roundoff:
+    """The bound for one precision; None with a reason where there is none."""
+
+    bound: float | None
+    assumes: str
+    reason: str = ""
+
+
+def roundoff(
+    coupling: Coupling,
+    shrunk: Shrunk,
+    domain: Domain | None,
+    inputs: tuple[Array, ...],
+    precisions: Iterable[str],
+    budget_s: float,
+) -> dict[str, Roundoff]:
+    """Bound the rounding error of the pruned net, over the whole domain, by precision.
+
+    Args:
+        inputs: samples, of which the first is the example that shapes are read from.
+        precisions: as targets name them; see `PRECISIONS`.
+        budget_s: seconds for each.
+    """
+    found = {}
+    for name in dict.fromkeys(precisions):
+        assumes = ARITHMETICS[PRECISIONS[name]].assumes
+        try:
+            found[name] = Roundoff(_bound(coupling, shrunk, domain, inputs, name, budget_s), assumes)
+        except UnsupportedOperation as error:
+            found[name] = Roundoff(None, assumes, str(error))
+    return found
+
+
+def _bound(
+    coupling: Coupling,
+    shrunk: Shrunk,
+    domain: Domain | None,
+    inputs: tuple[Array, ...],
+    precision: str,
+    budget_s: float,
+) -> float | None:
+    if domain is None or any(x.dtype.kind != "f" for x in inputs):
+        raise UnsupportedOperation("no domain of the inputs is known")
+    if coupling.graph.batch not in (None, 1):
+        raise UnsupportedOperation(f"the graph fixes a batch of {coupling.graph.batch}")
+    alive = coupling.alive({name: np.array(keep) for name, keep in shrunk.cuts.keep.items()})
+    pair = twins_of(coupling.graph, shrunk.graph, alive, tuple(torch.from_numpy(x[:1]) for x in inputs))
+    domains = [domain] * len(pair.inputs)
+    effort = Effort(budget_s, steps=0)
+    return rounding(
+        pair.twins, domains, pair.shapes, pair.inputs, pair.outputs, PRECISIONS[precision], effort
+    ).linf
