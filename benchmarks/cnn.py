@@ -20,7 +20,8 @@ from benchmarks.comparison import RE_ESTIMATED, USUAL, Subject, compare, origina
 from benchmarks.harness import by_size, environment_rows, finish, options
 from benchmarks.resnet20 import build
 from benchmarks.train_lenet import tensors
-from edgeprune.stages.allocate import Budget, Multiples, allocate
+from edgeprune.budget import Budget, Multiples
+from edgeprune.stages.allocate import allocate
 
 SHARES = (0.75, 0.5, 0.25)
 SAMPLES = 500

@@ -205,8 +205,9 @@ def prune(row: Row, net: Any, graph: Any, inputs: tuple[Any, ...]) -> None:
     """Couple, plan by magnitude, and shrink a random half of every group."""
     import torch
 
+    from edgeprune.budget import Budget, Multiples, cost
     from edgeprune.plan import Plan, Selection
-    from edgeprune.stages.allocate import Budget, Multiples, allocate, cost
+    from edgeprune.stages.allocate import allocate
     from edgeprune.stages.choose import choose
     from edgeprune.stages.couple import couple
     from edgeprune.stages.shrink import shrink

@@ -18,6 +18,7 @@ from edgeprune.files import atomic, write_text
 from edgeprune.graph import copied
 from edgeprune.models import Loaded
 from edgeprune.plan import Cuts
+from edgeprune.planning import planned
 from edgeprune.preparation import Line, prepare
 from edgeprune.profiles import Target
 from edgeprune.progress import Progress, silent
@@ -37,7 +38,7 @@ from edgeprune.stages.couple import couple
 from edgeprune.stages.parity import compare, torch_outputs
 from edgeprune.stages.shrink import restore, shrink
 from edgeprune.stages.trace import trace
-from edgeprune.steps import as_traced, planned, read_weights
+from edgeprune.steps import as_traced, read_weights
 
 SAMPLES = 256
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from edgeprune.errors import BoundViolated
+from edgeprune.plan import Shrunk
 from edgeprune.preparation import Line
 from edgeprune.records import Term
 from edgeprune.samples import Array
 from edgeprune.stages.certify import Certified
 from edgeprune.stages.parity import compare
 from edgeprune.stages.roundoff import Roundoff
-from edgeprune.stages.shrink import Shrunk
 from edgeprune.stages.validate import Measured
 from edgeprune.steps import Exported
 
@@ -95,7 +95,7 @@ def _rounding(observed: Sequence[float], assumed: Mapping[str, Roundoff], n: int
         raise BoundViolated(
             f"rounding: a target's outputs differ from the pruned torch net by {seen:.3g}, and the "
             f"rounding model promises at most {bound:.3g}. Either the target computes in a lower precision "
-            "than its file says, or this is a bug in edgeprune: please report it, and do not rely on this run."
+            "than its file says, or this is a bug in edgeprune: please report it, and do not rely on it."
         )
     how = "Δ-CROWN with injected rounding"
     if bound is None:
@@ -106,9 +106,7 @@ def _rounding(observed: Sequence[float], assumed: Mapping[str, Roundoff], n: int
         "linf",
         bound,
         "observed" if bound is None else "proved-modulo-rounding-model",
-        "each target against the pruned torch net in float64"
-        if bound is None
-        else "Δ-CROWN with injected rounding",
+        how,
         tuple(dict.fromkeys(reasons or [said.assumes for said in assumed.values()])),
         seen,
         None,

@@ -18,10 +18,11 @@ from edgeprune.files import write_text
 from edgeprune.folder import RunFolder
 from edgeprune.graph import Coupling
 from edgeprune.observation.knowledge import know
+from edgeprune.plan import Shrunk
 from edgeprune.preparation import Line
 from edgeprune.progress import Progress
 from edgeprune.stages.finetune import Queries, Recipe, from_scratch, relative_error, tune
-from edgeprune.stages.shrink import Shrunk, restore
+from edgeprune.stages.shrink import restore
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+from torch import Tensor, fx, nn
 
 from edgeprune.errors import UsageError
 from edgeprune.files import write_text
@@ -161,3 +162,28 @@ class Cuts:
             ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{path}: is damaged ({error}); make the run again.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """The smaller net.
+
+    Attributes:
+        module: what to use from here on; parameters keep their names.
+        graph: the narrowed graph, with the same weights; its nodes are named like the original's.
+        kind: whether it is the user's module or the exported graph.
+        reason: why it is the graph, '' for the module.
+        cuts: what was cut from which weight.
+        masking: largest output difference, absolute, between the masked and the shrunk net.
+        scale: largest absolute output of the masked net.
+        n_inputs: samples compared.
+    """
+
+    module: nn.Module
+    graph: fx.GraphModule
+    kind: Literal["module", "graph"]
+    reason: str
+    cuts: Cuts
+    masking: float
+    scale: float
+    n_inputs: int

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from edgeprune.budget import Budget, Multiples
 from edgeprune.config import Settings
 from edgeprune.graph import Coupling
 from edgeprune.observation.knowledge import know
@@ -14,7 +15,7 @@ from edgeprune.plan import Plan
 from edgeprune.preparation import Line
 from edgeprune.profiles import Target
 from edgeprune.progress import Progress
-from edgeprune.stages.allocate import Budget, Multiples, allocate
+from edgeprune.stages.allocate import allocate
 from edgeprune.stages.choose import Manner, choose
 from edgeprune.stages.distribute import curves, distribute
 from edgeprune.stages.radii import radii

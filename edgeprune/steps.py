@@ -14,26 +14,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from edgeprune.budget import Cost, cost
 from edgeprune.config import Settings
 from edgeprune.errors import BoundViolated, UsageError
 from edgeprune.files import write_bytes
 from edgeprune.folder import RunFolder, key_of
 from edgeprune.graph import Coupling
 from edgeprune.learning import Learned, learn
-from edgeprune.plan import Cuts
+from edgeprune.plan import Cuts, Shrunk
 from edgeprune.planning import allotted
-from edgeprune.planning import planned as planned
 from edgeprune.preparation import Line
 from edgeprune.profiles import Target
 from edgeprune.progress import Progress
 from edgeprune.records import GroupRecord, PlanRecord, Validation, to_json
 from edgeprune.samples import Array
 from edgeprune.stages import export as exporting
-from edgeprune.stages.allocate import Cost, cost
 from edgeprune.stages.certify import Certified, Odds, Proof, Samples, Search, certify
 from edgeprune.stages.parity import Parity, checked, compare, file_outputs, torch_outputs
 from edgeprune.stages.roundoff import Roundoff, roundoff
-from edgeprune.stages.shrink import Shrunk, restore, shrink
+from edgeprune.stages.shrink import restore, shrink
 from edgeprune.stages.simplify import simplify
 from edgeprune.stages.validate import Measured, validate
 

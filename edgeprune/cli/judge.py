@@ -135,7 +135,7 @@ def _remeasured(record: Run, folder: Path, baseline: Path) -> dict[str, Latency 
     from edgeprune.cli.console import Bars
     from edgeprune.profiles import find_target
     from edgeprune.reference import noise_for
-    from edgeprune.stages.compare import compare
+    from edgeprune.side_by_side import compare
 
     home = baseline if baseline.is_dir() else baseline.parent
     files = home / "pruned.onnx", folder / "pruned.onnx"

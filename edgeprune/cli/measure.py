@@ -115,7 +115,7 @@ def compare(
     """
     from edgeprune.profiles import find_target
     from edgeprune.records import to_json
-    from edgeprune.stages.compare import compare as measure
+    from edgeprune.side_by_side import compare as measure
 
     _use(inventory)
     where = find_target(target)

@@ -2,6 +2,10 @@
 
 To add a method, write a `Coreset` in a file of this folder and name an instance of it in
 `CORESETS`; or register an instance from another distribution under `edgeprune.coresets`.
+
+Beside them:
+
+    elimination   Greedy choice from second moments: from n units down, or from none up, with the whole …
 """
 
 from __future__ import annotations

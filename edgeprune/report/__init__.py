@@ -8,4 +8,11 @@
 Every one of them reads records only and returns its result; none prints, writes or measures.
 Beneath them lie `wording` (numbers and names as people read them), `figures` (the verdict and the
 figures a reader looks for first), `tables` (records as rows), and `svg` and `charts` (pictures).
+
+Beside them:
+
+    annotations   The verdict as GitHub's workflow commands, which a job's log turns into …
+    comparison    Several runs on one page: side by side, and as a front of error against size.
+    metrics       The run as OpenMetrics text: for GitLab's metrics report, or a node exporter's …
+    sarif         Lints and verdict as SARIF 2.1.0, for GitHub code scanning and editors.
 """

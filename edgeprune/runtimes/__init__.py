@@ -3,6 +3,16 @@
 A transport carries a job folder to a device, starts the agent on it (or its equal) and brings
 back a folder with the answer. It need not know what a job is. To add one, write one file with a
 class like `Local`, and list an instance below or in the entry-point group `edgeprune.runtimes`.
+
+Beside them:
+
+    conditions    What disturbed a measurement, as far as the machine tells: heat, throttling, stolen …
+    doorman       The other end of an ssh connection: takes a job, runs it, gives the answer, leaves …
+    inventory     The user's own machines: addresses, logins and keys, kept out of targets.
+    pairs         The statistics of paired latencies.
+    places        Where things lie on this machine, and the words in braces that a target may use for …
+    processes     A process of a transport: started, waited for, and ended with whatever it …
+    shipping      The agent as one file that a device can run: a Python zip application.
 """
 
 from __future__ import annotations

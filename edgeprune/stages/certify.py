@@ -26,11 +26,11 @@ from edgeprune.bounds.differential import difference, enclose
 from edgeprune.domains import Box, Domain
 from edgeprune.errors import UnsupportedOperation
 from edgeprune.graph import Coupling, copied, flatten_outputs
+from edgeprune.plan import Shrunk
 from edgeprune.progress import Progress
 from edgeprune.records import Certificate
 from edgeprune.samples import Array
-from edgeprune.stages.shrink import Shrunk
-from edgeprune.stages.theorem import layer_promises
+from edgeprune.theorem import layer_promises
 from edgeprune.twins import Pair, twins_of
 
 logger = logging.getLogger(__name__)

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from edgeprune.budget import Budget, Multiples, cost
 from edgeprune.coresets import Hearing
 from edgeprune.coresets.elimination import backward
 from edgeprune.errors import CalibrationError, UsageError
@@ -29,7 +30,6 @@ from edgeprune.graph import Coupling, Group
 from edgeprune.observation import Scene, gather
 from edgeprune.observation.knowledge import Knowledge
 from edgeprune.progress import Progress, silent
-from edgeprune.stages.allocate import Budget, Multiples, cost
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from edgeprune.errors import BrokenPromise, UsageError
 from edgeprune.files import atomic, sha256_of, write_text
 from edgeprune.reference import file_outputs
-from edgeprune.stages.usability import Usability, usability
+from edgeprune.usability import Usability, usability
 
 Array = npt.NDArray[Any]
 TOLERANCE = 1e-5

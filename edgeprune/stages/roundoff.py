@@ -17,8 +17,8 @@ from edgeprune.bounds.rounding import ARITHMETICS, rounding
 from edgeprune.domains import Domain
 from edgeprune.errors import UnsupportedOperation
 from edgeprune.graph import Coupling
+from edgeprune.plan import Shrunk
 from edgeprune.samples import Array
-from edgeprune.stages.shrink import Shrunk
 from edgeprune.twins import twins_of
 
 PRECISIONS = {"fp32": "float32", "tf32": "tf32", "bf16": "bfloat16", "fp16": "float16"}

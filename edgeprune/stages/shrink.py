@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -22,37 +21,12 @@ from edgeprune.errors import BrokenPromise, ModelError
 from edgeprune.execution import Anew, run_in, sharing
 from edgeprune.graph import Alive, Coupling, Graph, Mask, Ref, copied, flatten_outputs
 from edgeprune.ops import family_of, operation_for
-from edgeprune.plan import Cuts, Plan
+from edgeprune.plan import Cuts, Plan, Shrunk
 
 logger = logging.getLogger(__name__)
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference allowed between the masked and the shrunk net, relative to the largest output."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shrunk:
-    """The smaller net.
-
-    Attributes:
-        module: what to use from here on; parameters keep their names.
-        graph: the narrowed graph, with the same weights; its nodes are named like the original's.
-        kind: whether it is the user's module or the exported graph.
-        reason: why it is the graph, '' for the module.
-        cuts: what was cut from which weight.
-        masking: largest output difference, absolute, between the masked and the shrunk net.
-        scale: largest absolute output of the masked net.
-        n_inputs: samples compared.
-    """
-
-    module: nn.Module
-    graph: fx.GraphModule
-    kind: Literal["module", "graph"]
-    reason: str
-    cuts: Cuts
-    masking: float
-    scale: float
-    n_inputs: int
 
 
 def shrink(

@@ -13,8 +13,8 @@ from nets import noise, seeded
 from plans import coupled, distance, masked, muted, plan_of, random_keep
 from torch import Tensor, nn
 
+from edgeprune.budget import cost
 from edgeprune.graph import flatten_outputs
-from edgeprune.stages.allocate import cost
 from edgeprune.stages.shrink import restore, shrink
 
 SIDE = 6

@@ -11,9 +11,10 @@ from nets import NETS, noise, seeded
 from plans import coupled, known, plan_of
 from torch import nn
 
+from edgeprune.budget import Budget, Multiples, cost
 from edgeprune.errors import UsageError
 from edgeprune.graph import Coupling
-from edgeprune.stages.allocate import Budget, Multiples, allocate, cost, rounded
+from edgeprune.stages.allocate import allocate, rounded
 from edgeprune.stages.shrink import shrink
 
 NO_GRID = Multiples()

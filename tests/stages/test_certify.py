@@ -13,10 +13,11 @@ from torch import nn
 
 from edgeprune.domains import Box
 from edgeprune.graph import Coupling
+from edgeprune.plan import Shrunk
 from edgeprune.progress import silent
 from edgeprune.stages import certify as stage
 from edgeprune.stages.certify import Certified, Odds, Proof, Samples, Search, certify
-from edgeprune.stages.shrink import Shrunk, shrink
+from edgeprune.stages.shrink import shrink
 
 torch.set_num_threads(1)
 ODDS, SEARCH = Odds(0.9, 0.8), Search(6, 2, 0)

@@ -7,11 +7,12 @@ import pytest
 from nets import Flattened, Residual, mlp, noise, seeded
 from plans import coupled
 
+from edgeprune.budget import Budget, Multiples
 from edgeprune.domains import Box
 from edgeprune.errors import CalibrationError, UsageError
 from edgeprune.graph import Coupling
 from edgeprune.observation.knowledge import Knowledge, know
-from edgeprune.stages.allocate import Budget, Multiples, allocate
+from edgeprune.stages.allocate import allocate
 from edgeprune.stages.distribute import Curve, counted, curves, distribute
 from edgeprune.stages.radii import radii
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from edgeprune.errors import BrokenPromise, ModelError
 from edgeprune.graph import Coupling, Node, flatten_outputs
 from edgeprune.ops.conv import Convolution
-from edgeprune.plan import Cuts, Plan
-from edgeprune.stages.shrink import Shrunk, fill, narrow_module, restore, shrink
+from edgeprune.plan import Cuts, Plan, Shrunk
+from edgeprune.stages.shrink import fill, narrow_module, restore, shrink
 
 
 def outputs(module: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:

@@ -32,8 +32,15 @@ pytestmark = [
 ]
 
 TORCHVISION: Mapping[str, int] = {
-    "resnet18": 64, "mobilenet_v2": 64, "mobilenet_v3_small": 64, "shufflenet_v2_x0_5": 64,
-    "squeezenet1_1": 64, "mnasnet0_5": 64, "googlenet": 64, "regnet_y_400mf": 64, "efficientnet_b0": 64,
+    "resnet18": 64,
+    "mobilenet_v2": 64,
+    "mobilenet_v3_small": 64,
+    "shufflenet_v2_x0_5": 64,
+    "squeezenet1_1": 64,
+    "mnasnet0_5": 64,
+    "googlenet": 64,
+    "regnet_y_400mf": 64,
+    "efficientnet_b0": 64,
 }
 TIMM: Mapping[str, Mapping[str, Any]] = {
     "vit_tiny_patch16_224": {"img_size": 64, "depth": 2},

@@ -11,8 +11,8 @@ from edgeprune.bounds.differential import enclose
 from edgeprune.bounds.interval import propagate
 from edgeprune.domains import Domain
 from edgeprune.graph import Coupling, Group
+from edgeprune.plan import Shrunk
 from edgeprune.records import Certificate
-from edgeprune.stages.shrink import Shrunk
 from edgeprune.twins import Pair
 
 
