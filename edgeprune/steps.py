@@ -22,7 +22,7 @@ from edgeprune.folder import RunFolder, key_of
 from edgeprune.graph import Coupling
 from edgeprune.learning import Learned, learn
 from edgeprune.plan import Cuts, Shrunk
-from edgeprune.planning import allotted
+from edgeprune.planning import allotted, planned
 from edgeprune.preparation import Line
 from edgeprune.profiles import Target
 from edgeprune.progress import Progress
