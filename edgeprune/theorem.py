@@ -33,8 +33,8 @@ def layer_promises(
         if draws is None:
             continue
         reason = _outside_theorem(coupling, group)
-        source = coupling.graph.nodes[group.producers[0]]["input"].name
-        radius = heard[source].l2_norm if source in heard else math.inf
+        source = coupling.graph.nodes[group.producers[0]].get("input")
+        radius = heard[source.name].l2_norm if source is not None and source.name in heard else math.inf
         if not reason and not math.isfinite(radius):
             reason = "no bound on the norm of what the layer hears is known"
         numbers = (None, None) if reason else _promises(coupling, group, shrunk, draws, radius, confidence)

@@ -156,7 +156,7 @@ def _living(scene: Scene, reader: Reader) -> Tensor:
 def _scale(graph: Graph, group: Group, maker: Node, weights: Mapping[str, Tensor]) -> Floats | None:
     """γ of the batch norm that alone follows a layer, by unit."""
     users = graph.users(maker.name)
-    name = graph.weight_of(maker["weight"])
+    name = graph.weight_of(maker.get("weight"))
     if len(users) != 1 or users[0].operation != "batch_norm" or name is None:
         return None
     factor = graph.weight_of(users[0].get("weight"))
@@ -177,17 +177,34 @@ def _rows(graph: Graph, group: Group, maker: Node, weights: Mapping[str, Tensor]
     A unit that a layer makes in several places (equal shares of a grouped convolution) gets
     the places side by side.
     """
-    name = graph.weight_of(maker["weight"])
-    if name is None:
-        return np.ones((group.size, 1))
+    name = graph.weight_of(maker.get("weight"))
+    units = next((p.units for p in group.places if p.weight == name and p.axis == 0), None)
+    if name is None or units is None:
+        return _carried(graph, group, maker, weights)
     weight = weights[name].double().flatten(1).numpy()
     bias_name = graph.weight_of(maker.get("bias"))
     bias = weights[bias_name].double().numpy() if bias_name else np.zeros(len(weight))
     scale, offset = _folded(graph, maker, weights, len(weight))
     rows = np.concatenate([weight * scale[:, None], (bias * scale + offset)[:, None]], axis=1)
-    units = next(p.units for p in group.places if p.weight == name and p.axis == 0)
     parts = [rows[place.clip(0)] * (place >= 0)[:, None] for place in positions(units, group.size)]
     return np.concatenate(parts, axis=1)
+
+
+def _carried(graph: Graph, group: Group, maker: Node, weights: Mapping[str, Tensor]) -> Floats:
+    """The same for operations that are no plain layer: whatever of their weights carries the units.
+
+    Ones where no weight does (it is computed), so that every unit scores alike.
+    """
+    own = {graph.nodes[name].target for name in maker.sources() if graph.nodes[name].operation == "weight"}
+    parts = [np.zeros((group.size, 0))]
+    for place in group.places:
+        if place.weight in own:
+            value = weights[place.weight].double().movedim(place.axis, 0)
+            rows = value.reshape(len(value), -1).numpy()
+            places = positions(place.units, group.size)
+            parts += [rows[index.clip(0)] * (index >= 0)[:, None] for index in places]
+    found = np.concatenate(parts, axis=1)
+    return found if found.shape[1] else np.ones((group.size, 1))
 
 
 def _folded(graph: Graph, maker: Node, weights: Mapping[str, Tensor], size: int) -> tuple[Floats, Floats]:
