@@ -177,6 +177,7 @@ class Shrunk:
         masking: largest output difference, absolute, between the masked and the shrunk net.
         scale: largest absolute output of the masked net.
         n_inputs: samples compared.
+        full: the plan's weights at original sizes; empty where a resumed run did not keep them.
     """
 
     module: nn.Module
@@ -187,3 +188,4 @@ class Shrunk:
     masking: float
     scale: float
     n_inputs: int
+    full: Mapping[str, Tensor] = field(default_factory=dict)

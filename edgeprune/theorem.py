@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from edgeprune.bounds import a_priori
+from edgeprune.bounds.attack import Attack, attack
 from edgeprune.bounds.differential import enclose
 from edgeprune.bounds.interval import propagate
-from edgeprune.domains import Domain
+from edgeprune.domains import Domain, L2Ball
 from edgeprune.graph import Coupling, Group
-from edgeprune.plan import Shrunk
+from edgeprune.plan import Cuts, Shrunk
 from edgeprune.records import Certificate
 from edgeprune.twins import Pair
 
@@ -38,6 +41,7 @@ def layer_promises(
         if not reason and not math.isfinite(radius):
             reason = "no bound on the norm of what the layer hears is known"
         numbers = (None, None) if reason else _promises(coupling, group, shrunk, draws, radius, confidence)
+        found = None if reason else attacked(coupling, group, shrunk, radius)
         for name, bound in zip(
             ("a-priori (explicit)", "a-priori (paper's form, c = 1; no bound)"), numbers, strict=True
         ):
@@ -52,7 +56,9 @@ def layer_promises(
                     bound=bound,
                     label="statistical",
                     confidence=confidence,
-                    n_inputs=0,
+                    attacked=None if found is None else found.value,
+                    tightness=bound / found.value if bound is not None and found and found.value else None,
+                    n_inputs=0 if found is None else found.n_inputs,
                     layer=group.name,
                     reason=reason,
                     source="Mussay et al., ICLR 2020; constants derived in edgeprune.bounds.a_priori",
@@ -92,3 +98,41 @@ def _promises(
         a_priori.explicit(t, draws, outputs, delta, any_time=True),
         a_priori.paper_form(t, draws, fan_in + 1, delta),
     )
+
+
+def attacked(coupling: Coupling, group: Group, shrunk: Shrunk, radius: float) -> Attack | None:
+    """The largest error of a sampled layer that a search over ‖x‖₂ ≤ radius finds.
+
+    The layer is the one that was sampled: all its units, with the weights that they had when the
+    coreset was drawn. None where those weights are not at hand any more: in a resumed run, or where
+    the layers below were pruned afterwards (the scores then tell that the weights have changed).
+    """
+    graph = coupling.graph
+    maker = graph.nodes[group.producers[0]]
+    weight, bias = graph.weight_of(maker["weight"]), graph.weight_of(maker.get("bias"))
+    readers = [reader.weight for reader in group.readers]
+    if not shrunk.full or weight is None or None in readers:
+        return None
+    now = {**graph.weights, **shrunk.full}
+    units = next(p.units for p in group.places if p.weight == weight and p.axis == 0)
+    order = torch.from_numpy(np.argsort(units, kind="stable")[-group.size :])
+    incoming = now[weight].double()[order]
+    offset = torch.zeros(group.size, dtype=torch.float64) if bias is None else now[bias].double()[order]
+    before = torch.cat([graph.weights[name].double() for name in readers if name])
+    after = torch.cat([now[name].double() for name in readers if name])
+    if before.shape[1] != group.size or not _sampled_by(incoming, offset, before, shrunk.cuts, group.name):
+        return None
+
+    def gap(inputs: tuple[Tensor, ...]) -> Tensor:
+        return torch.relu(inputs[0] @ incoming.T + offset) @ (before - after).T
+
+    return attack(
+        gap, [L2Ball(0.0, radius)], [(incoming.shape[1],)], generator=torch.Generator().manual_seed(0)
+    )
+
+
+def _sampled_by(incoming: Tensor, offset: Tensor, outgoing: Tensor, cuts: Cuts, name: str) -> bool:
+    """Whether these weights give the scores that the coreset was drawn by."""
+    norms = torch.linalg.vector_norm(torch.cat([incoming, offset[:, None]], dim=1), dim=1)
+    scores = torch.tensor(cuts.scores[name], dtype=torch.float64)
+    return bool(torch.allclose(outgoing.abs().amax(0) * norms, scores, rtol=1e-4))

@@ -49,10 +49,10 @@ def shrink(
     module, reason = _narrowed_module(model, cuts, plan.weights, inputs, graph, outputs)
     n = int(inputs[0].shape[0]) if inputs and inputs[0].dim() else 1
     if module is not None:
-        return Shrunk(module, graph, "module", "", cuts, masking, scale, n)
+        return Shrunk(module, graph, "module", "", cuts, masking, scale, n, plan.weights)
     logger.warning("the model's own forward cannot run narrowed (%s); the shrunk graph is used", reason)
     cuts = dataclasses.replace(cuts, shrunk="graph")
-    return Shrunk(graph, graph, "graph", reason, cuts, masking, scale, n)
+    return Shrunk(graph, graph, "graph", reason, cuts, masking, scale, n, plan.weights)
 
 
 def restore(model: nn.Module, coupling: Coupling, cuts: Cuts, weights: Mapping[str, Tensor]) -> Shrunk:
