@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from edgeprune.errors import BoundViolated
 from edgeprune.plan import Shrunk
@@ -10,7 +11,7 @@ from edgeprune.preparation import Line
 from edgeprune.records import Term
 from edgeprune.samples import Array
 from edgeprune.stages.certify import Certified
-from edgeprune.stages.parity import compare
+from edgeprune.stages.parity import Parity, compare
 from edgeprune.stages.roundoff import Roundoff
 from edgeprune.stages.validate import Measured
 from edgeprune.steps import Exported
@@ -35,54 +36,59 @@ def chain(
         BoundViolated: a target's rounding exceeds its bound.
     """
     n = len(line.holdout[0])
-    best = certified.best_global
     rounding = [compare(pruned, m.pruned_outputs).difference for m in measured if m.pruned_outputs]
     return (
-        Term(
-            "prune",
-            "linf",
-            best.bound if best else None,
-            best.label if best else "observed",
-            best.name if best else "none",
-            (best.domain,) if best else (),
-            compare(reference, pruned).difference,
-            certified.attacked,
-            n,
-        ),
-        Term(
-            "masking",
-            "linf",
-            0.0,
-            "proved",
-            "cutting channels that nothing reads",
-            ("exact arithmetic",),
-            shrunk.masking,
-            None,
-            shrunk.n_inputs,
-        ),
-        Term(
-            "export",
-            "linf",
-            None,
-            "observed",
-            "onnxruntime, graph optimisations off",
-            (),
-            parity.export.difference,
-            None,
-            parity.export.n_inputs,
-        ),
-        Term(
-            "simplify",
-            "linf",
-            None,
-            "observed",
-            "onnxruntime, graph optimisations off",
-            (),
-            parity.simplify.difference,
-            None,
-            parity.simplify.n_inputs,
-        ),
+        _prune(certified, compare(reference, pruned).difference, n),
+        _masking(shrunk),
+        _file("export", parity.export),
+        _file("simplify", parity.simplify),
         _rounding(rounding, assumed, n),
+    )
+
+
+def _prune(certified: Certified, observed: float, n: int) -> Term:
+    """Original torch net → pruned torch net, both in exact arithmetic."""
+    best = certified.best_global
+    return Term(
+        name="prune",
+        norm="linf",
+        bound=best.bound if best else None,
+        label=best.label if best else "observed",
+        method=best.name if best else "none",
+        assumptions=(best.domain,) if best else (),
+        observed=observed,
+        attacked=certified.attacked,
+        n_inputs=n,
+    )
+
+
+def _masking(shrunk: Shrunk) -> Term:
+    """The original with muted channels → the shrunk net: the same sums without their zeros."""
+    return Term(
+        name="masking",
+        norm="linf",
+        bound=0.0,
+        label="proved",
+        method="cutting channels that nothing reads",
+        assumptions=("exact arithmetic",),
+        observed=shrunk.masking,
+        attacked=None,
+        n_inputs=shrunk.n_inputs,
+    )
+
+
+def _file(name: Literal["export", "simplify"], parity: Parity) -> Term:
+    """The torch net → a file of it: compared on samples, nothing is claimed of other inputs."""
+    return Term(
+        name=name,
+        norm="linf",
+        bound=None,
+        label="observed",
+        method="onnxruntime, graph optimisations off",
+        assumptions=(),
+        observed=parity.difference,
+        attacked=None,
+        n_inputs=parity.n_inputs,
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from edgeprune.budget import Cost, cost
 from edgeprune.config import Settings
+from edgeprune.distribution import Odds, Samples
 from edgeprune.errors import BoundViolated, UsageError
 from edgeprune.files import write_bytes
 from edgeprune.folder import RunFolder, key_of
@@ -29,7 +30,7 @@ from edgeprune.progress import Progress
 from edgeprune.records import GroupRecord, PlanRecord, Validation, to_json
 from edgeprune.samples import Array
 from edgeprune.stages import export as exporting
-from edgeprune.stages.certify import Certified, Odds, Proof, Samples, Search, certify
+from edgeprune.stages.certify import Certified, Proof, Search, certify
 from edgeprune.stages.parity import Parity, checked, compare, file_outputs, torch_outputs
 from edgeprune.stages.roundoff import Roundoff, roundoff
 from edgeprune.stages.shrink import restore, shrink

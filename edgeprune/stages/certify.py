@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,6 +23,7 @@ from edgeprune.bounds import statistical
 from edgeprune.bounds.attack import Attack, attack
 from edgeprune.bounds.crown import Effort, crown
 from edgeprune.bounds.differential import difference, enclose
+from edgeprune.distribution import Odds, Samples, inside_of, linf_errors, promises, statement
 from edgeprune.domains import Box, Domain
 from edgeprune.errors import UnsupportedOperation
 from edgeprune.graph import Coupling, copied, flatten_outputs
@@ -77,14 +78,6 @@ class Search:
     seed: int
 
 
-@dataclass(frozen=True, slots=True)
-class Odds:
-    """Confidence of statistical statements, and the share of inputs a quantile speaks about."""
-
-    confidence: float
-    quantile: float
-
-
 Method = Literal["intervals", "crown", "quadratic"]
 
 SOURCES: dict[Method, str] = {
@@ -117,25 +110,6 @@ class Proof:
     balls: int = 100
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Samples:
-    """Held-out samples and what the nets gave on them.
-
-    Attributes:
-        inputs: one array per input, samples first; never used to prune.
-        reference: the original torch net's outputs, float64.
-        pruned: the pruned torch net's outputs, float64.
-        on_target: by target, the pruned model's outputs there.
-        distribution: what the samples are, in words.
-    """
-
-    inputs: tuple[Array, ...]
-    reference: tuple[Array, ...]
-    pruned: tuple[Array, ...]
-    on_target: Mapping[str, tuple[Array, ...]]
-    distribution: str
-
-
 def certify(
     model: nn.Module,
     coupling: Coupling,
@@ -156,49 +130,47 @@ def certify(
         proof: which deterministic bounds to compute; intervals and Δ-CROWN where None.
     """
     proof = proof or Proof()
-    example = tuple(torch.from_numpy(x[: coupling.graph.batch or 1]) for x in samples.inputs)
-    if domain is None or not all(x.is_floating_point() for x in example):
-        reason = (
-            "no domain is known; give --domain LOW HIGH" if domain is None else "an input holds whole numbers"
-        )
-        missing = Certificate(
-            "difference intervals",
-            "global",
-            "unknown",
-            "linf",
-            None,
-            "proved",
-            reason=reason,
-        )
-        return Certified((missing, *_statistical(samples, odds, None, None)), None, None)
-    alive = coupling.alive({name: np.array(keep) for name, keep in shrunk.cuts.keep.items()})
+    batch = coupling.graph.batch
+    example = tuple(torch.from_numpy(x[: batch or 1]) for x in samples.inputs)
+    if domain is None:
+        return _without(samples, odds, "no domain is known; give --domain LOW HIGH")
+    if not all(x.is_floating_point() for x in example):
+        return _without(samples, odds, "an input holds whole numbers")
     count = len(proof.methods) + 2
     steps = iter(progress(range(count), "certifying", count))
     next(steps)
-    batch = coupling.graph.batch
-    pair: Pair | None = None
-    bounds: dict[Method, float | None] = dict.fromkeys(proof.methods)
-    reasons: dict[Method, str] = dict.fromkeys(proof.methods, "")
-    try:
-        pair = twins_of(coupling.graph, shrunk.graph, alive, example)
-    except UnsupportedOperation as error:
-        reasons = dict.fromkeys(proof.methods, str(error))
+    pair, reason = _paired(coupling, shrunk, example)
+    bounds: dict[Method, tuple[float | None, str]] = {}
     for method in proof.methods:
-        if pair is not None:
-            bounds[method], reasons[method] = _bounded(pair, domain, batch or 1, method, proof)
+        bounds[method] = (None, reason) if pair is None else _bounded(pair, domain, batch or 1, method, proof)
         next(steps)
     shapes = tuple(tuple(x.shape[1:]) for x in samples.inputs)
     attacked = _attack(model, shrunk.module, domain, shapes, samples, search, batch)
-    proved = [_deterministic(m, bounds[m], reasons[m], domain, attacked, samples) for m in proof.methods]
+    proved = [_deterministic(m, *bounds[m], domain, attacked, samples) for m in proof.methods]
     layers = layer_promises(coupling, shrunk, pair, domain, odds.confidence)
     local = _local(pair, domain, samples, odds, proof) if batch is None else []
     best = min((c for c in proved if c.bound is not None), key=lambda c: c.bound or 0.0, default=None)
-    inside = _inside(samples, domain)
-    certificates = (*proved, *layers, *local, *_statistical(samples, odds, best, inside))
+    inside = inside_of(samples, domain)
+    certificates = (*proved, *layers, *local, *promises(samples, odds, best, inside))
     next(steps, None)
     value = attacked.value if math.isfinite(attacked.value) else None
     violation = None if best is None else _violation(best, attacked, samples, inside)
     return Certified(certificates, value, violation)
+
+
+def _without(samples: Samples, odds: Odds, reason: str) -> Certified:
+    """What is left where nothing can be said of every input: the statistics."""
+    missing = Certificate("difference intervals", "global", "unknown", "linf", None, "proved", reason=reason)
+    return Certified((missing, *promises(samples, odds, None, None)), None, None)
+
+
+def _paired(coupling: Coupling, shrunk: Shrunk, example: tuple[Tensor, ...]) -> tuple[Pair | None, str]:
+    """Both nets as twins, or None with the operation that fits no form."""
+    alive = coupling.alive({name: np.array(keep) for name, keep in shrunk.cuts.keep.items()})
+    try:
+        return twins_of(coupling.graph, shrunk.graph, alive, example), ""
+    except UnsupportedOperation as error:
+        return None, str(error)
 
 
 def _bounded(
@@ -218,12 +190,6 @@ def _bounded(
     except UnsupportedOperation as error:
         return None, str(error)
     return found, "" if found is not None else "the bounds grew beyond all numbers"
-
-
-def _inside(samples: Samples, domain: Domain) -> Array:
-    """Which samples lie in the domain with all their inputs."""
-    found = [domain.contains(torch.from_numpy(x).double()).numpy() for x in samples.inputs]
-    return np.asarray(np.all(found, axis=0))
 
 
 def _local(
@@ -248,8 +214,8 @@ def _local(
         found.append(math.inf if bound is None else bound)
     said = statistical.quantile(np.array(found), odds.quantile, 1.0 - odds.confidence)
     where = f"±{proof.radius:g} around inputs drawn like {samples.distribution}"
-    robust = _statement(f"robust quantile {odds.quantile:g}", "linf", said, samples, None)
-    errors = _linf(samples.reference, samples.pruned)[: len(found)]
+    robust = statement(f"robust quantile {odds.quantile:g}", "linf", said, samples, None)
+    errors = linf_errors(samples.reference, samples.pruned)[: len(found)]
     most = max(found, default=math.inf)
     reason = "" if math.isfinite(most) else "the bounds grew beyond all numbers"
     worst = Certificate(
@@ -306,16 +272,6 @@ def _attack(
     )
 
 
-def _linf(first: Sequence[Array], second: Sequence[Array]) -> Array:
-    """Largest absolute difference over all outputs, for each sample; (n,) float64."""
-    n = len(first[0])
-    gaps = [
-        np.abs(a.astype(np.float64) - b.astype(np.float64)).reshape(n, -1)
-        for a, b in zip(first, second, strict=True)
-    ]
-    return np.asarray(np.concatenate(gaps, axis=1).max(axis=1))
-
-
 def _deterministic(
     method: Method, bound: float | None, reason: str, domain: Domain, attacked: Attack, samples: Samples
 ) -> Certificate:
@@ -330,7 +286,7 @@ def _deterministic(
         norm="linf",
         bound=bound,
         label="proved",
-        observed=float(_linf(samples.reference, samples.pruned).max()),
+        observed=float(linf_errors(samples.reference, samples.pruned).max()),
         attacked=value,
         tightness=bound / value if bound is not None and value else None,
         n_inputs=attacked.n_inputs,
@@ -347,61 +303,9 @@ def _violation(best: Certificate, attacked: Attack, samples: Samples, inside: Ar
     if not attacked.value <= best.bound + slack:
         inputs = tuple(x.numpy() for x in attacked.inputs)
         return Violation(best.name, best.bound, attacked.value, inputs)
-    errors = _linf(samples.reference, samples.pruned)
+    errors = linf_errors(samples.reference, samples.pruned)
     worst = int(np.argmax(np.where(inside, errors, -np.inf)))
     if inside[worst] and not errors[worst] <= best.bound + slack:
         inputs = tuple(x[worst] for x in samples.inputs)
         return Violation(best.name, best.bound, float(errors[worst]), inputs)
     return None
-
-
-def _statistical(
-    samples: Samples, odds: Odds, best: Certificate | None, inside: Array | None
-) -> list[Certificate]:
-    """Quantile and flips on every target; the mean of the torch net's error where its range is proved.
-
-    Args:
-        best: the least deterministic bound, which no error of an input of the domain can exceed.
-        inside: which samples lie in the domain. The mean is claimed only if all do: else the
-            distribution has inputs that the bound does not speak about.
-    """
-    delta = 1.0 - odds.confidence
-    made = []
-    for target, outputs in samples.on_target.items():
-        errors = _linf(samples.reference, outputs)
-        said = statistical.quantile(errors, odds.quantile, delta)
-        made.append(_statement(f"quantile {odds.quantile:g}", "linf", said, samples, target))
-        if samples.reference[0].ndim == 2 and samples.reference[0].shape[1] > 1:
-            flips = int((samples.reference[0].argmax(1) != outputs[0].argmax(1)).sum())
-            said = statistical.rate(flips, len(errors), delta)
-            made.append(_statement("top-1 flips", "rate", said, samples, target))
-    if best is not None and best.bound and inside is not None:
-        errors = _linf(samples.reference, samples.pruned)
-        if inside.all():
-            said = statistical.mean_betting(np.minimum(errors, best.bound), best.bound, delta)
-        else:
-            reason = f"{int((~inside).sum())} of {len(inside)} samples lie outside the domain of the bound"
-            said = statistical.Statement(None, 1 - delta, len(errors), float(errors.mean()), reason, "")
-        made.append(_statement("mean error", "linf", said, samples, None))
-    return made
-
-
-def _statement(
-    name: str, norm: str, said: statistical.Statement, samples: Samples, target: str | None
-) -> Certificate:
-    tight = said.bound / said.observed if said.bound is not None and said.observed else None
-    return Certificate(
-        name=name,
-        scope="distribution",
-        domain=f"inputs drawn like {samples.distribution}",
-        norm=norm,
-        bound=said.bound,
-        label="statistical",
-        confidence=said.confidence,
-        observed=said.observed,
-        tightness=tight,
-        n_inputs=said.n,
-        target=target,
-        reason=said.reason,
-        source=said.source,
-    )

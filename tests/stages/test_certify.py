@@ -11,12 +11,13 @@ from nets import seeded
 from plans import coupled, plan_of, random_keep
 from torch import nn
 
+from edgeprune.distribution import Odds, Samples
 from edgeprune.domains import Box
 from edgeprune.graph import Coupling
 from edgeprune.plan import Shrunk
 from edgeprune.progress import silent
 from edgeprune.stages import certify as stage
-from edgeprune.stages.certify import Certified, Odds, Proof, Samples, Search, certify
+from edgeprune.stages.certify import Certified, Proof, Search, certify
 from edgeprune.stages.shrink import shrink
 
 torch.set_num_threads(1)
