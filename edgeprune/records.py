@@ -217,6 +217,8 @@ class Drift:
         n: inputs measured.
         accuracy: (original, pruned) share of inputs classified as their label says, where
             the calibration set has labels.
+        quantiles: (share, error) pairs, ascending: that share of the inputs differs by at most
+            that error; order statistics, nothing between them is interpolated.
     """
 
     linf_max: float
@@ -225,6 +227,17 @@ class Drift:
     top1_agreement: float | None
     n: int
     accuracy: tuple[float, float] | None = None
+    quantiles: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OperationTime:
+    """A node's mean microseconds before and after, traced apart; None where a file has no such node."""
+
+    name: str
+    operation: str
+    original_us: float | None
+    pruned_us: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +289,7 @@ class Validation:
     runtime_version: str = ""
     reason: str = ""
     warnings: tuple[str, ...] = ()
+    operations: tuple[OperationTime, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from edgeprune.budget import Cost, cost
+from edgeprune.by_operation import by_operation
 from edgeprune.config import Settings
 from edgeprune.distribution import Odds, Samples
 from edgeprune.errors import BoundViolated, UsageError
@@ -210,10 +211,11 @@ def validate_step(
         found = next(v for v in folder.run.validations if v.target == target.name)
         with np.load(kept) as outputs:
             return Measured(found, tuple(outputs[k] for k in sorted(outputs.files)))
+    original, pruned = (folder.path / folder.run.artifacts[name].path for name in ("original", "pruned"))
     with folder.stage(stage), tempfile.TemporaryDirectory(prefix="edgeprune-") as work:
         measured = validate(
-            folder.path / folder.run.artifacts["original"].path,
-            folder.path / folder.run.artifacts["pruned"].path,
+            original,
+            pruned,
             reference,
             line.holdout,
             target,
@@ -223,6 +225,10 @@ def validate_step(
             work=Path(work),
             progress=progress,
         )
+        if line.settings.latency and measured.validation.reached:
+            for _ in progress(range(1), f"timing each operation on {target.name}", 1):
+                operations = by_operation(original, pruned, line.holdout, target, Path(work))
+            measured = replace(measured, validation=replace(measured.validation, operations=operations))
         _save_outputs(kept, measured.pruned_outputs)
         others = tuple(v for v in folder.run.validations if v.target != target.name)
         folder.update(

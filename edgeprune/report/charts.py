@@ -1,4 +1,4 @@
-"""The three pictures of the report: widths, the error chain, latencies; None where nothing can be drawn."""
+"""Pictures of rows: widths, the error chain, latencies; None where nothing can be drawn."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Chart:
     caption: str
 
 
-def _canvas(
+def canvas(
     names: Sequence[str], right_inches: float = 0.2, row_inches: float = ROW_INCHES
 ) -> tuple[Figure, Axes]:
     """A figure with one named row for each of `names`, the first on top."""
@@ -45,7 +45,7 @@ def _canvas(
     return figure, axes
 
 
-def _beside(axes: Axes, row: float, text: str) -> None:
+def beside(axes: Axes, row: float, text: str) -> None:
     """Text at the right of a row, outside the axes."""
     axes.annotate(
         text,
@@ -81,14 +81,14 @@ def widths(run: Run) -> Chart | None:
 
 
 def _draw_widths(groups: Sequence[GroupRecord]) -> Figure:
-    figure, axes = _canvas([g.name for g in groups], right_inches=1.25)
+    figure, axes = canvas([g.name for g in groups], right_inches=1.25)
     rows = range(len(groups))
     after_colours = [svg.PINNED if g.reason_if_pinned else svg.AFTER for g in groups]
     axes.barh(rows, [g.before for g in groups], height=0.62, color=svg.BEFORE)
     axes.barh(rows, [g.after for g in groups], height=0.62, color=after_colours)
     for row, group in enumerate(groups):
         changed = f"{wording.count(group.before)} → {wording.count(group.after)}"
-        _beside(axes, row, f"{wording.count(group.before)} pinned" if group.reason_if_pinned else changed)
+        beside(axes, row, f"{wording.count(group.before)} pinned" if group.reason_if_pinned else changed)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlabel("units")
     axes.margins(x=0)
@@ -119,7 +119,7 @@ def _chain_words(term: Term) -> str:
 def _draw_chain(terms: Sequence[Term]) -> Figure:
     alike = len({t.norm for t in terms}) == 1
     names = [t.name if alike else f"{t.name} ({t.norm})" for t in terms]
-    figure, axes = _canvas(names, right_inches=0.3, row_inches=0.42)
+    figure, axes = canvas(names, right_inches=0.3, row_inches=0.42)
     positive = [x for t in terms for x in (t.bound, t.attacked, t.observed) if x is not None and x > 0]
     low, high = (min(positive) / 8, max(positive) * 3) if positive else (1e-9, 1.0)
     marks = (("bound", "D", svg.BOUND), ("attacked", "^", svg.ATTACKED), ("observed", "o", svg.OBSERVED))
@@ -177,7 +177,7 @@ def _timed(validation: Validation) -> Latency:
 
 
 def _draw_latency(validations: Sequence[Validation], limits: Mapping[str | None, float]) -> Figure:
-    figure, axes = _canvas([v.target for v in validations], right_inches=2.0, row_inches=0.5)
+    figure, axes = canvas([v.target for v in validations], right_inches=2.0, row_inches=0.5)
     ends = [1.0]
     for row, validation in enumerate(validations):
         found = _timed(validation)
@@ -211,7 +211,7 @@ def _draw_latency(validations: Sequence[Validation], limits: Mapping[str | None,
             markeredgewidth=2,
             zorder=4,
         )
-        _beside(axes, row, f"{wording.number(found.ratio)}  ({wording.interval(found)})")
+        beside(axes, row, f"{wording.number(found.ratio)}  ({wording.interval(found)})")
     axes.axvline(1.0, color=svg.INK, linewidth=1.2, zorder=2)
     room = 0.06 * (max(ends) - min(ends)) or 0.05
     axes.set_xlim(max(0.0, min(ends) - room), max(ends) + room)

@@ -10,6 +10,8 @@ from markupsafe import Markup
 
 from edgeprune.records import Run, TensorRecord
 from edgeprune.report import charts, figures, tables, wording
+from edgeprune.report.distribution import distribution
+from edgeprune.report.operation_times import operation_times
 
 SIGNS: dict[figures.Key, str] = {
     "pass": "✓",
@@ -47,8 +49,10 @@ def render(run: Run) -> str:
         charts={
             "widths": charts.widths(run),
             "chain": charts.error_chain(run),
+            "distribution": distribution(run),
             "latency": charts.latency(run),
         },
+        operations=operation_times(run),
         tables=_tables(run),
         labels=[(label, meaning) for label, meaning in wording.LABELS.items() if label in used],
         unreached=wording.several(

@@ -35,7 +35,8 @@ class Table:
     omitted: int = 0
 
 
-def _table(caption: str, columns: tuple[Column, ...], rows: Iterable[tuple[str, ...]]) -> Table | None:
+def table_of(caption: str, columns: tuple[Column, ...], rows: Iterable[tuple[str, ...]]) -> Table | None:
+    """A table of at most `ROWS` rows; None without any."""
     every = tuple(rows)
     return Table(caption, columns, every[:ROWS], max(0, len(every) - ROWS)) if every else None
 
@@ -60,7 +61,7 @@ def checks(run: Run) -> Table | None:
         if check.level == "warn":
             reason = f"only warns; {reason}" if check.reason else "only warns"
         rows.append((clean(check.name), target, measured, limit, check.outcome, reason))
-    return _table("Limits and what was measured", columns, rows)
+    return table_of("Limits and what was measured", columns, rows)
 
 
 def pruned_groups(run: Run) -> Table | None:
@@ -73,7 +74,7 @@ def pruned_groups(run: Run) -> Table | None:
         Column("Change", "number"),
         Column("Expected error", "number"),
     )
-    return _table(
+    return table_of(
         "Groups that were free to lose units",
         columns,
         (_group(g) for g in groups(run) if not g.reason_if_pinned),
@@ -107,7 +108,7 @@ def pinned_groups(run: Run) -> Table | None:
     rows = (
         (clean(g.name), count(g.before), clean(g.reason_if_pinned)) for g in groups(run) if g.reason_if_pinned
     )
-    return _table("Pinned groups and why", columns, rows)
+    return table_of("Pinned groups and why", columns, rows)
 
 
 def chain(run: Run) -> Table | None:
@@ -132,7 +133,7 @@ def chain(run: Run) -> Table | None:
         rows.append(
             ("sum", "original → device", norm, _bound(bound, label), NOTHING, NOTHING, NOTHING, label, note)
         )
-    return _table("Links of the error chain", columns, rows)
+    return table_of("Links of the error chain", columns, rows)
 
 
 def _term(term: Term) -> tuple[str, ...]:
@@ -163,7 +164,9 @@ def certificates(run: Run) -> Table | None:
         Column("How sure", "label"),
         Column("Note"),
     )
-    return _table("What is claimed and what was found", columns, (_certificate(c) for c in run.certificates))
+    return table_of(
+        "What is claimed and what was found", columns, (_certificate(c) for c in run.certificates)
+    )
 
 
 def _certificate(certificate: Certificate) -> tuple[str, ...]:
@@ -228,7 +231,7 @@ def drift(run: Run) -> Table | None:
                 count(found.n),
             )
         )
-    return _table("Outputs on each target against the original torch net", columns, rows)
+    return table_of("Outputs on each target against the original torch net", columns, rows)
 
 
 def latency(run: Run) -> Table | None:
@@ -264,7 +267,7 @@ def latency(run: Run) -> Table | None:
                 wording.speed(found),
             )
         )
-    return _table("Paired latency, pruned ÷ original", columns, rows)
+    return table_of("Paired latency, pruned ÷ original", columns, rows)
 
 
 def placement(run: Run) -> Table | None:
@@ -278,7 +281,7 @@ def placement(run: Run) -> Table | None:
         Column("Runtime"),
         Column("Remarks"),
     )
-    return _table("What ran on each target", columns, (_placement(v) for v in run.validations))
+    return table_of("What ran on each target", columns, (_placement(v) for v in run.validations))
 
 
 def _placement(validation: Validation) -> tuple[str, ...]:
@@ -310,7 +313,7 @@ def costs(run: Run) -> Table | None:
         for v in run.validations
         if v.memory_mb or v.load_ms or v.first_ms
     )
-    return _table("Memory and start-up, original → pruned", columns, rows)
+    return table_of("Memory and start-up, original → pruned", columns, rows)
 
 
 def _pair(pair: tuple[float, float] | None, unit: str) -> str:
@@ -330,14 +333,14 @@ def artifacts(run: Run) -> Table | None:
         (clean(name), clean(a.path), f"{count(a.size_bytes)} B", str(a.opset), clean(a.sha256))
         for name, a in run.artifacts.items()
     )
-    return _table("Files, relative to the run folder", columns, rows)
+    return table_of("Files, relative to the run folder", columns, rows)
 
 
 def settings(run: Run) -> Table | None:
     """Every resolved setting and where its value came from."""
     columns = (Column("Setting", "code"), Column("Value"), Column("Origin"))
     rows = ((clean(s.name), wording.setting(s.value), clean(s.origin)) for s in run.settings)
-    return _table("Settings", columns, rows)
+    return table_of("Settings", columns, rows)
 
 
 def environment(run: Run) -> Table | None:
@@ -358,6 +361,6 @@ def environment(run: Run) -> Table | None:
         *((f"Time: {name}", wording.seconds(taken)) for name, taken in run.seconds.items()),
     )
     columns = (Column("What"), Column("Value"))
-    return _table(
+    return table_of(
         "Environment", columns, ((clean(name), clean(value, 400) or NOTHING) for name, value in rows)
     )

@@ -9,6 +9,7 @@ independent (within a launch they are not quite, which is why launches are told 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,14 +155,21 @@ def profile(
 
 
 def operations_of(
-    model: Path, inputs: tuple[Array, ...], target: Target, work: Path
+    model: Path, inputs: tuple[Array, ...], target: Target, work: Path, most_s: float = math.inf
 ) -> tuple[Operation, ...]:
     """A model's time by operation, from the runtime's own trace.
+
+    Args:
+        model: an ONNX file.
+        inputs: one array per model input, first axis the samples.
+        target: where to run.
+        work: a scratch folder.
+        most_s: seconds of tracing at most; a fifth of the target's budget where that is less.
 
     Raises:
         TargetUnavailable: the target cannot be reached, or cannot trace.
     """
-    launch_s = 0.2 * min(target.measure.budget_s, target.measure.limit_s)
+    launch_s = min(most_s, 0.2 * min(target.measure.budget_s, target.measure.limit_s))
     job = write_job(work, target, "trace", {"model": model}, inputs, launch_s=launch_s)
     return read_trace(job, RUNTIMES[target.transport].run(job.folder, target, target.measure.limit_s), target)
 

@@ -11,6 +11,7 @@ from edgeprune.records import (
     GroupRecord,
     Latency,
     ModelRecord,
+    OperationTime,
     PlanRecord,
     Run,
     SettingRecord,
@@ -33,6 +34,9 @@ ENVIRONMENT = Environment(
     flags=("avx2", "avx512f"),
     seed=0,
 )
+
+
+ERRORS = ((0.0, 0.0), (0.1, 0.04), (0.5, 0.14), (0.9, 0.31), (0.95, 0.36), (0.99, 0.49), (1.0, 0.6102))
 
 
 def model(name: str = "lenet_300_100") -> ModelRecord:
@@ -104,7 +108,7 @@ def certificates() -> tuple[Certificate, ...]:
             64,
         ),
         Certificate(
-            "quantile-99",
+            "quantile 0.99",
             "distribution",
             data,
             "linf",
@@ -150,7 +154,7 @@ def validations() -> tuple[Validation, ...]:
             provider="CPUExecutionProvider",
             placement={"CPUExecutionProvider": 5},
             precision="float32",
-            drift=Drift(0.6102, 0.171, 0.0173, 0.9961, 2048, (0.9829, 0.9814)),
+            drift=Drift(0.6102, 0.171, 0.0173, 0.9961, 2048, (0.9829, 0.9814), ERRORS),
             latency=Latency(
                 0.0412,
                 0.0171,
@@ -168,6 +172,12 @@ def validations() -> tuple[Validation, ...]:
             load_ms=(4.1, 2.3),
             first_ms=(0.4, 0.2),
             runtime_version="1.31.1",
+            operations=(
+                OperationTime("node_linear", "FusedGemm", 31.0, 11.2),
+                OperationTime("node_linear_1", "FusedGemm", 4.4, 2.1),
+                OperationTime("node_linear_2", "Gemm", 1.1, None),
+                OperationTime("3 other nodes", "", 0.9, 0.8),
+            ),
         ),
         Validation(
             target="arm-board",

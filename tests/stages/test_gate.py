@@ -195,7 +195,7 @@ def test_bounds_on_other_domains_or_targets_must_hold_too() -> None:
 
 
 def test_every_quantile_must_hold() -> None:
-    higher = replace(QUANTILE, name="quantile-99", bound=0.9)
+    higher = replace(QUANTILE, name="quantile 0.99", bound=0.9)
     verdict = gate(emptied(certificates=(QUANTILE, higher)), Limits(statistical_error=0.5))
     assert [c.outcome for c in verdict.checks] == ["pass", "fail"]
 
