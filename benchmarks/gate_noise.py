@@ -1,16 +1,18 @@
 """How often the latency gate is wrong: alarms on a net against itself, and a slow-down it must find.
 
-    python -m benchmarks.gate_noise [--quick] [--json FILE] [--busy N] [--repetitions N]
+    python -m benchmarks.gate_noise [--quick] [--json FILE] [--busy N] [--repetitions N] [--keep FILE]
 
 One repetition is what a gate does once: paired runs in eight or more fresh processes until the interval is
-narrow. A net of two products is held against itself and against a twin with 14 % more hidden units, both at
-the limit +2.5 %, while N other processes (default 2) keep the machine busy. An alarm is a verdict `fail`.
-What stays inconclusive neither passes nor fails. 200 repetitions take about half an hour; `--quick` makes 3.
+narrow or clear. A net of two products is held against itself and against a twin with 14 % more hidden units,
+both at the limit +2.5 %, while N other processes (default 2) keep the machine busy. An alarm is a verdict
+`fail`. What stays inconclusive neither passes nor fails. 200 repetitions take an hour; with `--keep` each
+is written to a file as soon as it is done, and the next call goes on from there. `--quick` makes 3.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import random
 import subprocess
@@ -21,6 +23,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,7 +37,7 @@ from edgeprune.records import Latency, ModelRecord, Run, Validation
 from edgeprune.runtimes import RUNTIMES
 from edgeprune.runtimes.jobs import PairsAnswer, read_pairs, write_job
 from edgeprune.stages.gate import gate
-from edgeprune.stages.validate import sample, summarise
+from edgeprune.timing import sample, summarise
 
 LIMIT = 1.025
 SLOWER = 1.14
@@ -82,51 +85,108 @@ def verdict(latency: Latency) -> str:
     return check.outcome
 
 
+class Machine:
+    """Launches on this machine, made when first asked for, so that both arms see the same ones."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        base = find_target("cpu-1t")
+        self.measure = dataclasses.replace(base.measure, pairs=80, warm_up=10, launches_max=16)
+        self.target = dataclasses.replace(base, measure=self.measure)
+        self.orders = random.Random(seed)
+        self.folder = folder
+        self.models = {
+            "original": net(folder / "a.onnx", HIDDEN),
+            "pruned": net(folder / "b.onnx", round(HIDDEN * SLOWER)),
+        }
+        self.inputs = (np.random.default_rng(1).standard_normal((64, INPUTS)).astype(np.float32),)
+        self.answers: list[PairsAnswer] = []
+
+    def launch(self, number: int) -> PairsAnswer:
+        """The launch of that number: a new one, or the one that is known."""
+        while len(self.answers) <= number:
+            job = write_job(
+                self.folder / "job", self.target, "pairs", self.models, self.inputs,
+                seed=self.orders.getrandbits(32), launch_s=10,
+            )  # fmt: skip
+            answer = RUNTIMES["local"].run(job.folder, self.target, self.measure.limit_s)
+            self.answers.append(read_pairs(job, answer, self.target))
+        return self.answers[number]
+
+    def against_itself(self, number: int) -> PairsAnswer:
+        """The same launch, its control arm in place of the pairs."""
+        answer = self.launch(number)
+        return dataclasses.replace(answer, pairs=answer.control)
+
+    def repetition(self) -> dict[str, Latency]:
+        """What a gate would have measured of each, stopping by its own numbers."""
+        self.answers.clear()
+        against = (1.0, LIMIT)
+        return {
+            name: summarise(
+                sample(launch, self.measure, time.monotonic, against=against), self.measure, against
+            )
+            for name, launch in (("itself", self.against_itself), ("slower", self.launch))
+        }
+
+
+def repeated(count: int, processes: int, keep: Path | None) -> list[dict[str, Any]]:
+    """One record a repetition: verdicts and ratios; those in `keep` are not made again."""
+    done = []
+    if keep is not None and keep.is_file():
+        done = [json.loads(line) for line in keep.read_text(encoding="utf-8").splitlines()]
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as work, busy(processes):
+        machine = Machine(Path(work), len(done))
+        for number in range(len(done), count):
+            found = machine.repetition()
+            done.append(
+                {
+                    name: {"verdict": verdict(latency), "ratio": latency.ratio, "launches": latency.launches}
+                    for name, latency in found.items()
+                }
+                | {"busy": processes}
+            )
+            if keep is not None:
+                with keep.open("a", encoding="utf-8") as stream:
+                    stream.write(json.dumps(done[-1]) + "\n")
+            print(f"{number + 1}: {json.dumps(done[-1])}", file=sys.stderr)
+    return done[:count]
+
+
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--busy", type=int, default=2, help="processes that keep the machine busy")
     parser.add_argument("--repetitions", type=int, default=200)
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="finished repetitions, one a line")
     chosen = parser.parse_args()
-    repetitions = 3 if chosen.quick else chosen.repetitions
-    base = find_target("cpu-1t")
-    measure = dataclasses.replace(base.measure, pairs=80, warm_up=10, launches_max=16)
-    target, orders = dataclasses.replace(base, measure=measure), random.Random(0)
-    same: Counter[str] = Counter()
-    slower: Counter[str] = Counter()
-    ratios: list[float] = []
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as work, busy(chosen.busy):
-        folder = Path(work)
-        models = {
-            "original": net(folder / "a.onnx", HIDDEN),
-            "pruned": net(folder / "b.onnx", round(HIDDEN * SLOWER)),
-        }
-        inputs = (np.random.default_rng(1).standard_normal((64, INPUTS)).astype(np.float32),)
-
-        def launch(_: int) -> PairsAnswer:
-            seed = orders.getrandbits(32)
-            job = write_job(folder / "job", target, "pairs", models, inputs, seed=seed, launch_s=10)
-            return read_pairs(job, RUNTIMES["local"].run(job.folder, target, measure.limit_s), target)
-
-        for number in range(repetitions):
-            answers = sample(launch, measure, time.monotonic)
-            found = summarise(answers, measure)
-            itself = summarise(tuple(dataclasses.replace(a, pairs=a.control) for a in answers), measure)
-            same[verdict(itself)] += 1
-            slower[verdict(found)] += 1
-            ratios.append(math.log(found.ratio))
-            print(f"{number + 1}: itself {itself.ratio:.3f}, slower {found.ratio:.3f}", file=sys.stderr)
+    done = repeated(3 if chosen.quick else chosen.repetitions, chosen.busy, chosen.keep)
     rows = environment_rows()
-    for subject, counts, asked in (
-        ("itself", same, 1.0), ("14 % more hidden units", slower, math.exp(float(np.median(ratios)))),
-    ):  # fmt: skip
-        share = 100 / repetitions
+    for subject, name in (("itself", "itself"), ("14 % more hidden units", "slower")):
+        said = Counter(one[name]["verdict"] for one in done)
         rows += [
-            Row(subject, "", "", "ratio", asked, "", 0),
-            Row(subject, "", "", "repetitions", repetitions, "", 0),
-            Row(subject, "", "", "busy processes", chosen.busy, "", 0),
-            Row(subject, "", "", "fail", counts["fail"] * share, "%", 0),
-            Row(subject, "", "", "pass", counts["pass"] * share, "%", 0),
-            Row(subject, "", "", "inconclusive", counts["inconclusive"] * share, "%", 0),
+            Row(
+                subject,
+                "",
+                "",
+                "ratio",
+                math.exp(np.median([math.log(o[name]["ratio"]) for o in done])),
+                "",
+                0,
+            ),
+            Row(subject, "", "", "repetitions", len(done), "", 0),
+            Row(subject, "", "", "busy processes", max(one["busy"] for one in done), "", 0),
+            Row(
+                subject,
+                "",
+                "",
+                "processes a verdict",
+                float(np.mean([o[name]["launches"] for o in done])),
+                "",
+                0,
+            ),
+            *(
+                Row(subject, "", "", outcome, 100 * said[outcome] / len(done), "%", 0)
+                for outcome in ("fail", "pass", "inconclusive")
+            ),
         ]
     finish(rows, LAYOUT, chosen.json)
 

@@ -37,6 +37,7 @@ from edgeprune.stages.roundoff import Roundoff, roundoff
 from edgeprune.stages.shrink import restore, shrink
 from edgeprune.stages.simplify import simplify
 from edgeprune.stages.validate import Measured, validate
+from edgeprune.timing import EQUAL
 
 
 def shrink_step(line: Line, coupling: Coupling, folder: RunFolder, progress: Progress) -> Shrunk:
@@ -221,6 +222,7 @@ def validate_step(
             target,
             labels=line.labels,
             latency=line.settings.latency,
+            against=_judged_by(line, target),
             seed=line.settings.seed,
             work=Path(work),
             progress=progress,
@@ -236,6 +238,12 @@ def validate_step(
             warnings=(*folder.run.warnings, *_advice(target, measured.validation)),
         )
     return measured
+
+
+def _judged_by(line: Line, target: Target) -> tuple[float, ...]:
+    """The latency ratios that matter: no gain at all, and the gate's limit."""
+    limit = line.settings.limits.over(target.limits).latency_ratio
+    return EQUAL if limit is None else (*EQUAL, limit)
 
 
 def _save_outputs(path: Path, outputs: Sequence[Array]) -> None:

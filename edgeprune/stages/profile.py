@@ -115,21 +115,9 @@ def profile(
             f"{target.name}: says that its times mean nothing ([measure] latency = false); profile "
             "another target."
         )
-    runtime = RUNTIMES[target.transport]
-    launch_s = 0.7 * min(measure.budget_s / launches, measure.limit_s)
-    answers: list[TimesAnswer] = []
-    for number in progress(range(launches), f"timing {model.name} on {target.name}", launches):
-        job = write_job(
-            work / f"times-{number}", target, "times", {"model": model}, inputs, launch_s=launch_s
-        )
-        answers.append(read_times(job, runtime.run(job.folder, target, measure.limit_s), target))
-    steady = np.concatenate([a.steady_ms for a in answers])
-    notes = list(dict.fromkeys(w for a in answers for w in a.ran.warnings))
-    notes += disturbances([a.ran for a in answers])
-    restless = sum(not a.settled for a in answers)
-    if restless:
-        notes.append(f"in {restless} of {launches} launches the warm-up did not come to rest")
+    answers = _launched(model, inputs, target, launches, work, progress)
     operations: tuple[Operation, ...] = ()
+    notes = _notes(answers)
     if trace:
         try:
             operations = operations_of(model, inputs, target, work / "trace")
@@ -146,12 +134,37 @@ def profile(
         first_ms=tuple(a.first_ms for a in answers),
         warm_up=tuple(a.warm_up for a in answers),
         confidence=measure.confidence,
-        percentiles=percentiles(steady, measure.confidence),
+        percentiles=percentiles(np.concatenate([a.steady_ms for a in answers]), measure.confidence),
         raw_ms=tuple(tuple(a.steady_ms.tolist()) for a in answers),
         peak_mb=(min(a.peak_mb for a in answers), max(a.peak_mb for a in answers)),
         operations=operations,
         notes=tuple(notes),
     )
+
+
+def _launched(
+    model: Path, inputs: tuple[Array, ...], target: Target, launches: int, work: Path, progress: Progress
+) -> list[TimesAnswer]:
+    """One answer a fresh process."""
+    measure, runtime = target.measure, RUNTIMES[target.transport]
+    launch_s = 0.7 * min(measure.budget_s / launches, measure.limit_s)
+    answers: list[TimesAnswer] = []
+    for number in progress(range(launches), f"timing {model.name} on {target.name}", launches):
+        job = write_job(
+            work / f"times-{number}", target, "times", {"model": model}, inputs, launch_s=launch_s
+        )
+        answers.append(read_times(job, runtime.run(job.folder, target, measure.limit_s), target))
+    return answers
+
+
+def _notes(answers: Sequence[TimesAnswer]) -> list[str]:
+    """What disturbed the launches."""
+    notes = list(dict.fromkeys(w for a in answers for w in a.ran.warnings))
+    notes += disturbances([a.ran for a in answers])
+    restless = sum(not a.settled for a in answers)
+    if restless:
+        notes.append(f"in {restless} of {len(answers)} launches the warm-up did not come to rest")
+    return notes
 
 
 def operations_of(

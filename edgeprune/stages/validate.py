@@ -2,19 +2,13 @@
 
 Drift is the pruned model, as the target runs it, against the original torch net in float64, so
 pruning, export, simplification and the target's rounding are all inside. Latency is paired: see
-`edgeprune.runtimes.pairs`. Measuring goes on over fresh processes until the interval is as narrow
-as the target asks, or its budget of time or launches is spent. The rule looks at the interval's
-width only, never at where it lies, so stopping does not lean towards either verdict.
+`edgeprune.runtimes.pairs`, and `edgeprune.timing` for when measuring ends.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import logging
-import random
-import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,18 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeprune.errors import BrokenPromise, CalibrationError, TargetUnavailable
-from edgeprune.profiles import Measure, Target
 from edgeprune.progress import Progress
 from edgeprune.records import Drift, Latency, Validation
 from edgeprune.runtimes import RUNTIMES
-from edgeprune.runtimes.conditions import disturbances
-from edgeprune.runtimes.jobs import OutputsAnswer, PairsAnswer, read_outputs, read_pairs, write_job
-from edgeprune.runtimes.pairs import RatioInterval, median_log_ratio, percentile_upper, ratio_interval
+from edgeprune.runtimes.jobs import OutputsAnswer, read_outputs, write_job
+from edgeprune.target import Target
+from edgeprune.timing import EQUAL, timed
 
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
-PERCENTILE = 0.95
 SHARES = (0.0, *(k / 20 for k in range(1, 19)), 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0)
 """Shares of the inputs whose largest error is kept: what a picture of the distribution needs."""
 
@@ -64,6 +56,7 @@ def validate(
     *,
     labels: Array | None = None,
     latency: bool = True,
+    against: tuple[float, ...] = EQUAL,
     seed: int,
     work: Path,
     progress: Progress,
@@ -78,6 +71,7 @@ def validate(
         target: where to run.
         labels: integer class of each sample, for accuracy.
         latency: whether to time; the target can refuse it (`[measure] latency = false`).
+        against: latency ratios that will be judged by, besides how narrow the interval is.
         seed: of the random orders of sessions and pairs.
         work: a scratch folder; job folders are made in it and left there.
         progress: wraps the loop over launches.
@@ -102,23 +96,38 @@ def validate(
         logger.warning("%s", error)
         return Measured(_unreached(target, str(error)))
     drift, notes = _compare(reference, answers["original"], answers["pruned"], labels)
-    measured_latency, reason = None, ""
-    more: tuple[str, ...] = ()
-    if latency and target.measure.latency:
-        try:
-            measured_latency, more = _time(original, pruned, inputs, target, folder, seed, progress)
-        except TargetUnavailable as error:
-            logger.warning("%s", error)
-            reason = f"latency could not be measured: {error}"
-    elif latency:
-        reason = f"{target.name} says that its times mean nothing ([measure] latency = false)"
-    validation = _reached(target, answers["original"], answers["pruned"], drift, measured_latency, reason)
+    found: Latency | None = None
+    reason, more = "", tuple[str, ...]()
+    if latency:
+        found, reason, more = _latency(original, pruned, inputs, target, folder, seed, progress, against)
+    validation = _reached(target, answers["original"], answers["pruned"], drift, found, reason)
     warnings = tuple(dict.fromkeys((*validation.warnings, *notes, *more)))
     return Measured(
         dataclasses.replace(validation, warnings=warnings),
         pruned_outputs=answers["pruned"].outputs,
         original_outputs=answers["original"].outputs,
     )
+
+
+def _latency(
+    original: Path,
+    pruned: Path,
+    inputs: tuple[Array, ...],
+    target: Target,
+    folder: Path,
+    seed: int,
+    progress: Progress,
+    against: tuple[float, ...],
+) -> tuple[Latency | None, str, tuple[str, ...]]:
+    """The latency, or why there is none; and notes."""
+    if not target.measure.latency:
+        return None, f"{target.name} says that its times mean nothing ([measure] latency = false)", ()
+    try:
+        found, notes = timed(original, pruned, inputs, target, folder, seed, progress, against)
+    except TargetUnavailable as error:
+        logger.warning("%s", error)
+        return None, f"latency could not be measured: {error}", ()
+    return found, "", notes
 
 
 def _check_samples(reference: tuple[Array, ...], inputs: tuple[Array, ...], labels: Array | None) -> None:
@@ -238,109 +247,3 @@ def error_quantiles(errors: Array) -> tuple[tuple[float, float], ...]:
     """The order statistics of float64 errors (n,) at `SHARES`: at least that share is at or below."""
     found = np.quantile(errors, SHARES, method="inverted_cdf")
     return tuple((share, float(value)) for share, value in zip(SHARES, found, strict=True))
-
-
-# ------------------------------------------------------------------------------------ latency
-
-
-def _time(
-    original: Path,
-    pruned: Path,
-    inputs: tuple[Array, ...],
-    target: Target,
-    folder: Path,
-    seed: int,
-    progress: Progress,
-) -> tuple[Latency, tuple[str, ...]]:
-    """Paired latency over fresh processes."""
-    measure, orders = target.measure, random.Random(seed)
-    models = {"original": original, "pruned": pruned}
-    # leave a margin for starting, loading and ending, so that the first launches fit the budget
-    launch_s = 0.7 * min(measure.budget_s / measure.launches_min, measure.limit_s)
-
-    def launch(number: int) -> PairsAnswer:
-        job = write_job(
-            folder / f"pairs-{number}", target, "pairs", models, inputs, seed=orders.getrandbits(32),
-            launch_s=launch_s,
-        )  # fmt: skip
-        return read_pairs(job, RUNTIMES[target.transport].run(job.folder, target, measure.limit_s), target)
-
-    answers = sample(
-        launch, measure, time.monotonic, lambda it: progress(it, f"timing on {target.name}", None)
-    )
-    return summarise(answers, measure), _notes(answers, measure)
-
-
-def sample(
-    launch: Callable[[int], PairsAnswer],
-    measure: Measure,
-    clock: Callable[[], float],
-    shown: Callable[[Iterable[int]], Iterable[int]] = iter,
-) -> tuple[PairsAnswer, ...]:
-    """Launch until the interval is narrow enough, or launches or seconds run out.
-
-    At least two launches are made whatever the budget (fewer give no interval), and
-    `launches_min` unless the budget ends before.
-    """
-    end = clock() + measure.budget_s
-    answers: list[PairsAnswer] = []
-
-    def numbers() -> Iterable[int]:
-        for number in itertools.count():
-            over = number >= measure.launches_max or (number >= 2 and clock() >= end)
-            if over or (number >= measure.launches_min and _narrow(answers, measure)):
-                return
-            yield number
-
-    for number in shown(numbers()):
-        answers.append(launch(number))  # noqa: PERF401 - numbers() reads the list as it grows
-    return tuple(answers)
-
-
-def _interval(answers: Iterable[PairsAnswer], measure: Measure, arm: str) -> RatioInterval:
-    return ratio_interval([median_log_ratio(getattr(a, arm)) for a in answers], measure.confidence)
-
-
-def _narrow(answers: Iterable[PairsAnswer], measure: Measure) -> bool:
-    return _interval(answers, measure, "pairs").half_width <= measure.half_width
-
-
-def summarise(answers: tuple[PairsAnswer, ...], measure: Measure) -> Latency:
-    """The record of a paired comparison.
-
-    Settled means: at least `launches_min` launches, and an interval as narrow as asked.
-    """
-    pairs, control = _interval(answers, measure, "pairs"), _interval(answers, measure, "control")
-    times = np.concatenate([a.pairs for a in answers])
-    enough = len(answers) >= measure.launches_min and pairs.half_width <= measure.half_width
-    return Latency(
-        original_ms=float(np.median(times[:, 0])),
-        pruned_ms=float(np.median(times[:, 1])),
-        ratio=pairs.ratio,
-        ratio_low=pairs.low,
-        ratio_high=pairs.high,
-        confidence=measure.confidence,
-        launches=len(answers),
-        noise_floor=(control.high - control.low) / 2,
-        quality="settled" if enough else "inconclusive",
-        p95_ms=percentile_upper(times[:, 1], PERCENTILE, measure.confidence),
-        raw=tuple(float(np.exp(median_log_ratio(a.pairs))) for a in answers),
-    )
-
-
-def _notes(answers: tuple[PairsAnswer, ...], measure: Measure) -> tuple[str, ...]:
-    """What a reader of the latency should know beside it."""
-    notes = list(dict.fromkeys(w for a in answers for w in a.ran.warnings))
-    control = _interval(answers, measure, "control")
-    away = max(control.low - 1, 1 - control.high)
-    if away > measure.half_width:
-        notes.append(
-            f"the original against itself came out at {control.ratio:.3f} "
-            f"({control.low:.3f} to {control.high:.3f}): this machine shifts latencies by more than "
-            f"{measure.half_width:.0%}"
-        )
-    notes += disturbances([a.ran for a in answers])
-    restless = sum(not a.settled for a in answers)
-    if restless:
-        notes.append(f"in {restless} of {len(answers)} launches the warm-up did not come to rest")
-    return tuple(notes)

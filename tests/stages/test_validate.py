@@ -12,15 +12,16 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeprune import timing
 from edgeprune.errors import BrokenPromise, CalibrationError, TargetUnavailable
 from edgeprune.limits import Limits
 from edgeprune.profiles import Measure, Target, find_target
 from edgeprune.records import Environment, ModelRecord, Run, from_json, to_json
 from edgeprune.runtimes import local
 from edgeprune.runtimes.jobs import Answer, PairsAnswer
-from edgeprune.stages import validate as stage
 from edgeprune.stages.gate import exit_code, gate
-from edgeprune.stages.validate import Measured, measure_drift, sample, summarise, validate
+from edgeprune.stages.validate import Measured, measure_drift, validate
+from edgeprune.timing import notes_of, sample, summarise
 
 QUICK = Measure(launches_min=2, launches_max=3, pairs=8, warm_up=2, half_width=1e-9, limit_s=60)
 
@@ -152,7 +153,7 @@ def test_latency_that_fails_leaves_the_drift(tmp_path: Path, monkeypatch: pytest
     def fail(*_: Any, **__: Any) -> Any:
         raise TargetUnavailable("the board caught fire")
 
-    monkeypatch.setattr(stage, "read_pairs", fail)
+    monkeypatch.setattr(timing, "read_pairs", fail)
     measured = run(tmp_path, here())
     assert measured.validation.reached
     assert measured.validation.drift is not None
@@ -235,19 +236,41 @@ def still() -> float:
 
 def test_sampling_ends_when_the_interval_is_narrow() -> None:
     measure = Measure(launches_min=4, launches_max=24, half_width=0.02)
-    steady = launches([0.1, 0.101] * 12)
+    steady = launches([0.0, 0.001] * 12)
     assert len(sample(machine(steady), measure, still)) == 4
     # the first four disagree: the interval becomes narrow only with more of them
-    late = launches([0.0, 0.06, 0.0, 0.06] + [0.03] * 20)
+    late = launches([-0.03, 0.03, -0.03, 0.03] + [0.0] * 20)
     taken = sample(machine(late), measure, still)
     assert 4 < len(taken) < 24
     assert summarise(taken, measure).quality == "settled"
     assert summarise(taken[:-1], measure).quality == "inconclusive"
 
 
+def test_sampling_ends_when_no_verdict_can_change() -> None:
+    """A tiny net's times scatter far more than 2 %, and still it is three times as fast."""
+    measure = Measure(launches_min=4, launches_max=24, half_width=0.02)
+    tiny = launches([math.log(0.33) + 0.06, math.log(0.33) - 0.06] * 12)
+    taken = sample(machine(tiny), measure, still, against=(1.0, 0.8))
+    assert len(taken) == 4
+    assert summarise(taken, measure, (1.0, 0.8)).quality == "settled"
+    # the same scatter around the gate's limit says nothing, and goes on to the end
+    assert len(sample(machine(tiny), measure, still, against=(1.0, 0.33))) == 24
+    assert summarise(taken, measure, (1.0, 0.33)).quality == "inconclusive"
+
+
+def test_looking_often_finds_no_difference_that_is_none() -> None:
+    """Stopping once the interval is clear: how often is a net said to be unlike itself?"""
+    generator = np.random.default_rng(8)
+    measure = Measure(launches_min=8, launches_max=24, half_width=1e-9)
+    trials, early = 800, 0
+    for _ in range(trials):
+        early += len(sample(machine(launches(generator.normal(0, 0.05, 24))), measure, still)) < 24
+    assert early / trials <= 0.05
+
+
 def test_sampling_ends_with_its_launches() -> None:
     measure = Measure(launches_min=4, launches_max=6)
-    taken = sample(machine(launches([0.0, 1.0] * 6)), measure, still)
+    taken = sample(machine(launches([-1.0, 1.0] * 6)), measure, still)
     assert len(taken) == 6
     assert summarise(taken, measure).quality == "inconclusive"
 
@@ -263,9 +286,9 @@ def test_sampling_ends_with_its_budget_but_not_before_an_interval() -> None:
 
 def test_a_control_that_is_off_is_told() -> None:
     measure = Measure(launches_min=2, half_width=0.02)
-    notes = stage._notes(tuple(launches([0.0, 0.001], control=0.3)), measure)
+    notes = notes_of(tuple(launches([0.0, 0.001], control=0.3)), measure)
     assert any("the original against itself came out at 1.350" in note for note in notes)
-    assert not stage._notes(tuple(launches([0.0, 0.001], control=0.01)), measure)
+    assert not notes_of(tuple(launches([0.0, 0.001], control=0.01)), measure)
 
 
 def test_sequential_stopping_keeps_its_promise() -> None:
