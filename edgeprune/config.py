@@ -51,6 +51,7 @@ class Settings:
         learn_steps: of Adam, when `learned` matches all layers to the original.
         finetune: epochs of training behind that; 0 for none.
         loss: of the fine-tuning: `match`, `distil`, `cross-entropy`, `mixed`, or `module:function`.
+        augment: `module:function` of (*inputs, generator) that varies each batch trained on.
         exclude: layers whose channels stay.
         multiple: channels and units come in multiples of this; the target's when not given.
         recalibrate: re-estimate batch-norm statistics (methods that do not refit).
@@ -90,6 +91,7 @@ class Settings:
     learn_steps: int = 2000
     finetune: int = 0
     loss: str = "match"
+    augment: str | None = None
     exclude: tuple[str, ...] = ()
     multiple: int | None = None
     recalibrate: bool = False

@@ -1,4 +1,8 @@
-"""What is trained after shrinking: `learned` to the original, `--finetune` to a loss; each with a control."""
+"""What is trained after shrinking: `learned` to the original, `--finetune` to a loss; each with a control.
+
+Both are judged on fresh queries, the held-out samples, with a bound on the average loss: paper 3's guarantee,
+by a sharper inequality than Hoeffding's.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,12 @@ import dataclasses
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from edgeprune.bounds import statistical
 from edgeprune.config import Settings
 from edgeprune.coresets import CORESETS
 from edgeprune.errors import CalibrationError
@@ -21,7 +26,8 @@ from edgeprune.observation.knowledge import know
 from edgeprune.plan import Shrunk
 from edgeprune.preparation import Line
 from edgeprune.progress import Progress
-from edgeprune.stages.finetune import Queries, Recipe, from_scratch, relative_error, tune
+from edgeprune.records import Training
+from edgeprune.stages.finetune import Queries, Recipe, from_scratch, relative_errors, tune
 from edgeprune.stages.shrink import restore
 
 logger = logging.getLogger(__name__)
@@ -29,41 +35,36 @@ logger = logging.getLogger(__name__)
 ASIDE = 0.1
 """Share of the fitting samples that are kept as validation queries: never trained on."""
 
-
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """What one training gave: mean relative errors of the outputs on validation queries.
-
-    Attributes:
-        before: of the shrunk net as it came.
-        after: of the trained one.
-        control: of a net of the same widths, trained alike from random weights.
-        losses: of each epoch.
-    """
-
-    name: str
-    before: float
-    after: float
-    control: float
-    losses: tuple[float, ...]
-    queries: int
-    validation: int
+AVERAGE = 0.999
+"""Decay of the running mean of the weights that fine-tuning leaves."""
 
 
-def recipes(settings: Settings, count: int) -> tuple[tuple[str, Recipe], ...]:
+def recipes(settings: Settings, count: int) -> tuple[tuple[Literal["learned", "finetune"], Recipe], ...]:
     """What is trained on `count` samples, in order."""
-    found = []
+    found: list[tuple[Literal["learned", "finetune"], Recipe]] = []
     if CORESETS[settings.method].matches:
-        found.append(("learned", Recipe.of_steps(settings.learn_steps, count)))
+        found.append(("learned", Recipe.of_steps(settings.learn_steps, count, settings.augment)))
     if settings.finetune:
         frozen = settings.loss == "match"
-        found.append(("finetune", Recipe(settings.loss, settings.finetune, rate=1e-3, frozen=frozen)))
+        found.append(
+            (
+                "finetune",
+                Recipe(
+                    settings.loss,
+                    settings.finetune,
+                    rate=1e-3,
+                    frozen=frozen,
+                    average=AVERAGE,
+                    augment=settings.augment,
+                ),
+            )
+        )
     return tuple(found)
 
 
 def learn(
     line: Line, coupling: Coupling, shrunk: Shrunk, folder: RunFolder, progress: Progress
-) -> tuple[Shrunk, tuple[Learned, ...]]:
+) -> tuple[Shrunk, tuple[Training, ...]]:
     """Train the shrunk net as the settings say; the net itself where they ask for nothing.
 
     Raises:
@@ -72,36 +73,66 @@ def learn(
     if not recipes(line.settings, 1):
         return shrunk, ()
     train, validation = _queries(line, coupling)
-    asked = recipes(line.settings, len(train.inputs[0]))
+    fresh = Queries.of(
+        line.loaded.module,
+        tuple(torch.from_numpy(x) for x in line.holdout),
+        None,
+        batch=coupling.graph.batch or 256,
+    )
     module, work, told = shrunk.module, folder.log("learning"), []
-    for name, recipe in asked:
-        before = relative_error(module.eval(), validation)
+    losses: dict[str, list[float]] = {}
+    for name, recipe in recipes(line.settings, len(train.inputs[0])):
+        before = relative_errors(module.eval(), fresh)
         seed = line.settings.seed
         path = work / f"{name}.safetensors"
-        losses = tune(
+        losses[name] = tune(
             module, train, recipe, validation, seed=seed, checkpoint=path, label=name, progress=progress
         )
-        after = relative_error(module, validation)
         control = from_scratch(module, seed + 1)
         tune(control, train, recipe, validation, seed=seed, label=f"{name}, control", progress=progress)
-        apart = relative_error(control, validation)
-        told.append(
-            Learned(
-                name, before, after, apart, tuple(losses), len(train.inputs[0]), len(validation.inputs[0])
-            )
-        )
+        counts = (len(train.inputs[0]), len(validation.inputs[0]))
+        ends = (before, relative_errors(module, fresh), relative_errors(control, fresh))
+        told.append(_told(name, recipe, counts, ends, line.settings.confidence))
         logger.info(
-            "%s: mean relative output error %.4f → %.4f on %d validation queries; from random weights %.4f",
+            "%s: mean relative output error %.4f → %.4f on %d fresh inputs; from random weights %.4f",
             name,
-            before,
-            after,
-            told[-1].validation,
-            apart,
+            told[-1].before,
+            told[-1].after,
+            told[-1].fresh,
+            told[-1].control,
         )
-    write_text(work / "learning.json", json.dumps([dataclasses.asdict(one) for one in told], indent=1) + "\n")
+    write_text(work / "learning.json", json.dumps(losses, indent=1) + "\n")
     state = {name: value.detach() for name, value in module.state_dict().items()}
     whole = restore(line.loaded.module, coupling, shrunk.cuts, state)
     return dataclasses.replace(shrunk, module=module, graph=whole.graph), tuple(told)
+
+
+def _told(
+    name: Literal["learned", "finetune"],
+    recipe: Recipe,
+    counts: tuple[int, int],
+    errors: tuple[Tensor, Tensor, Tensor],
+    confidence: float,
+) -> Training:
+    """The record: losses of the start, the end and the control on fresh queries, cut at 1."""
+    before, after, control = (found.clamp_max(1.0) for found in errors)
+    sure, loose = (
+        statistical.mean_betting(found.double().numpy(), 1.0, 1 - confidence) for found in (after, control)
+    )
+    return Training(
+        name=name,
+        loss=recipe.loss,
+        queries=counts[0],
+        validation=counts[1],
+        fresh=len(after),
+        before=float(before.mean()),
+        after=float(after.mean()),
+        control=float(control.mean()),
+        bound=sure.bound,
+        control_bound=loose.bound,
+        confidence=confidence,
+        source=sure.source,
+    )
 
 
 def _queries(line: Line, coupling: Coupling) -> tuple[Queries, Queries]:

@@ -309,6 +309,41 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Training:
+    """The training of the shrunk net behind its choice, and what a control of random weights made of it.
+
+    A loss is the mean over fresh inputs of min(1, ‖pruned − original‖₂ ÷ ‖original‖₂); no fresh input was
+    trained on or had a say in when to stop.
+
+    Attributes:
+        name: `learned` (matched to the original's outputs) or `finetune`.
+        loss: what was trained for.
+        queries: inputs that were trained on.
+        validation: inputs that chose the epoch that stayed.
+        fresh: inputs that the losses were measured on.
+        before: loss of the shrunk net as it came.
+        after: loss of the trained one.
+        control: loss of a net of the same widths, trained alike from random weights.
+        bound: of the expectation of `after`, with that confidence; None where there are too few fresh inputs.
+        control_bound: of the expectation of `control`.
+        source: the theorem behind the bounds.
+    """
+
+    name: Literal["learned", "finetune"]
+    loss: str
+    queries: int
+    validation: int
+    fresh: int
+    before: float
+    after: float
+    control: float
+    bound: float | None
+    control_bound: float | None
+    confidence: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What the gate said. `passed` is None when no limit was set; warnings do not count."""
 
@@ -324,6 +359,7 @@ class Run:
     environment: Environment
     settings: tuple[SettingRecord, ...] = ()
     plan: PlanRecord | None = None
+    trainings: tuple[Training, ...] = ()
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     terms: tuple[Term, ...] = ()
     certificates: tuple[Certificate, ...] = ()

@@ -22,13 +22,13 @@ from edgeprune.errors import BoundViolated, UsageError
 from edgeprune.files import write_bytes
 from edgeprune.folder import RunFolder, key_of
 from edgeprune.graph import Coupling
-from edgeprune.learning import Learned, learn
+from edgeprune.learning import learn
 from edgeprune.plan import Cuts, Shrunk
 from edgeprune.planning import allotted, planned
 from edgeprune.preparation import Line
 from edgeprune.profiles import Target
 from edgeprune.progress import Progress
-from edgeprune.records import GroupRecord, PlanRecord, Validation, to_json
+from edgeprune.records import GroupRecord, PlanRecord, Training, Validation, to_json
 from edgeprune.samples import Array
 from edgeprune.stages import export as exporting
 from edgeprune.stages.certify import Certified, Proof, Search, certify
@@ -58,6 +58,7 @@ def shrink_step(line: Line, coupling: Coupling, folder: RunFolder, progress: Pro
         before, after = cost(coupling, {}), cost(coupling, plan.keep)
         folder.update(
             plan=_plan_record(coupling, shrunk, settings.method, before, after),
+            trainings=trained,
             warnings=(*folder.run.warnings, *_lessons(trained)),
         )
     return shrunk
@@ -75,11 +76,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"{path}: cannot be read ({error}); make the run again.") from error
 
 
-def _lessons(trained: Sequence[Learned]) -> tuple[str, ...]:
+def _lessons(trained: Sequence[Training]) -> tuple[str, ...]:
     """What the control says where it is not behind."""
     return tuple(
         f"{one.name}: a net of the same widths trained alike from random weights errs {one.control:.4f} on "
-        f"{one.validation} validation queries, the pruned one "
+        f"{one.fresh} fresh inputs, the pruned one "
         f"{one.after:.4f}: the chosen units gave nothing here."
         for one in trained
         if one.control <= one.after

@@ -104,6 +104,11 @@ prune_options = together(
         f"[default: {DEFAULT.loss}].",
     ),
     click.option(
+        "--augment",
+        metavar="NAME",
+        help="module:function of (*inputs, generator) that varies each batch of a training at random.",
+    ),
+    click.option(
         "--exclude", multiple=True, metavar="LAYER", help="A layer whose channels stay; repeatable."
     ),
     click.option(

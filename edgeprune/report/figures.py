@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edgeprune.records import Certificate, Check, Label, Run, Term, Validation, weakest
+from edgeprune.records import Certificate, Check, Label, Run, Term, Training, Validation, weakest
 from edgeprune.report import wording
 
 Key = Literal["pass", "fail", "inconclusive", "unavailable", "open"]
@@ -90,8 +90,22 @@ def key_figures(run: Run) -> tuple[Figure, ...]:
             less = wording.change(original.size_bytes, pruned.size_bytes)
             detail = f"{less} from {wording.size(original.size_bytes)}"
         found.append(Figure("ONNX file", wording.size(pruned.size_bytes), detail))
+    found += [_training(one) for one in run.trainings]
     found += [figure for figure in (_error(run), _rate(run), _accuracy(run), _latency(run)) if figure]
     return tuple(found)
+
+
+def _training(training: Training) -> Figure:
+    """The average loss of a trained net on fresh inputs, its bound, and the control."""
+    name = {"learned": "Learned error", "finetune": "Tuned error"}[training.name]
+    seen = f"mean relative, on {wording.count(training.fresh)} fresh inputs"
+    sure = ""
+    if training.bound is not None:
+        sure = f", ≤ {wording.upper(training.bound)} at {wording.confidence(training.confidence)} confidence"
+    beside = (
+        f"{wording.number(training.before)} before; {wording.number(training.control)} from random weights"
+    )
+    return Figure(name, wording.number(training.after), f"{seen}{sure}; {beside}")
 
 
 def headline(run: Run, *, rate: bool = False) -> Certificate | None:

@@ -12,61 +12,24 @@ Source:
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from edgeprune.errors import CalibrationError, UsageError
+from edgeprune.errors import UsageError
 from edgeprune.execution import copied, flatten_outputs
 from edgeprune.files import write_bytes
+from edgeprune.losses import BY_LABEL, Augmentation, Loss, Outputs, resolve_augmentation, resolve_loss
 from edgeprune.progress import Progress, silent
-from edgeprune.registry import suggestion
 
 logger = logging.getLogger(__name__)
-
-Outputs = tuple[Tensor, ...]
-Loss = Callable[[Outputs, Outputs, Tensor | None], Tensor]
-"""Of the outputs, the original's outputs and the labels of a batch (None without), a scalar."""
-
-TEMPERATURE = 2.0
-
-
-def match(found: Outputs, wanted: Outputs, labels: Tensor | None) -> Tensor:
-    """Σ_outputs ‖g − f‖² / ‖f‖² over the batch."""
-    parts = [
-        (((g - f) ** 2).sum() / (f**2).sum().clamp_min(1e-12)) for g, f in zip(found, wanted, strict=True)
-    ]
-    return torch.stack(parts).sum()
-
-
-def distil(found: Outputs, wanted: Outputs, labels: Tensor | None) -> Tensor:
-    """T² · KL(softmax(f/T) ‖ softmax(g/T)) of the first output, T = 2."""
-    student = F.log_softmax(found[0] / TEMPERATURE, dim=-1)
-    teacher = F.softmax(wanted[0] / TEMPERATURE, dim=-1)
-    return TEMPERATURE**2 * F.kl_div(student, teacher, reduction="batchmean")
-
-
-def cross_entropy(found: Outputs, wanted: Outputs, labels: Tensor | None) -> Tensor:
-    """Of the first output against the labels."""
-    assert labels is not None
-    return F.cross_entropy(found[0], labels)
-
-
-def mixed(found: Outputs, wanted: Outputs, labels: Tensor | None) -> Tensor:
-    """Half cross-entropy, half distillation."""
-    return 0.5 * cross_entropy(found, wanted, labels) + 0.5 * distil(found, wanted, labels)
-
-
-LOSSES: dict[str, Loss] = {"match": match, "distil": distil, "cross-entropy": cross_entropy, "mixed": mixed}
-LABELLED = ("cross-entropy", "mixed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +42,10 @@ class Recipe:
         rate: of Adam at the start; it falls to 0 along a cosine.
         frozen: whether batch norms keep their statistics (no training mode).
         decay: weight decay, decoupled.
+        average: of the weights over the steps, w̄ ← d w̄ + (1 − d) w with d = min(average, (1 + t)/(10 + t)) at
+            step t; that average is what is judged and what stays. 0 for the weights themselves.
+        augment: `module:function` of (*inputs, generator) that varies the inputs of every batch, or None. The
+            original answers the varied inputs anew; labels stay.
     """
 
     loss: str = "match"
@@ -87,11 +54,13 @@ class Recipe:
     rate: float = 2e-3
     frozen: bool = True
     decay: float = 0.0
+    average: float = 0.0
+    augment: str | None = None
 
     @staticmethod
-    def of_steps(steps: int, count: int) -> Recipe:
+    def of_steps(steps: int, count: int, augment: str | None = None) -> Recipe:
         """Matching for about that many steps on `count` samples."""
-        return Recipe(epochs=max(1, round(steps / math.ceil(count / Recipe().batch))))
+        return Recipe(epochs=max(1, round(steps / math.ceil(count / Recipe().batch))), augment=augment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +71,13 @@ class Queries:
         inputs: one tensor per input, samples first.
         outputs: of the original, on those inputs.
         labels: int64 (n,), None where unknown.
+        original: what gave the outputs; asked again where inputs are varied.
     """
 
     inputs: tuple[Tensor, ...]
     outputs: Outputs
     labels: Tensor | None = None
+    original: nn.Module | None = None
 
     @staticmethod
     def of(original: nn.Module, inputs: Sequence[Tensor], labels: Tensor | None, batch: int = 256) -> Queries:
@@ -116,41 +87,23 @@ class Queries:
                 flatten_outputs(original(*(x[k : k + batch] for x in inputs)))
                 for k in range(0, len(inputs[0]), batch)
             ]
-        return Queries(tuple(inputs), tuple(torch.cat(part) for part in zip(*parts, strict=True)), labels)
+        outputs = tuple(torch.cat(part) for part in zip(*parts, strict=True))
+        return Queries(tuple(inputs), outputs, labels, original)
 
     def part(self, index: Tensor) -> Queries:
         """Some of them."""
         labels = None if self.labels is None else self.labels[index]
-        return Queries(tuple(x[index] for x in self.inputs), tuple(y[index] for y in self.outputs), labels)
+        inputs, outputs = tuple(x[index] for x in self.inputs), tuple(y[index] for y in self.outputs)
+        return Queries(inputs, outputs, labels, self.original)
 
-
-def resolve_loss(name: str, labelled: bool) -> Loss:
-    """The loss of that name, or the user's own.
-
-    Raises:
-        UsageError: there is no such loss, or it cannot be imported.
-        CalibrationError: it needs labels and there are none.
-    """
-    if name in LABELLED and not labelled:
-        raise CalibrationError(
-            f"--loss {name} needs labels, and the calibration set has none; store fit_labels, or use "
-            "--loss match."
-        )
-    if name in LOSSES:
-        return LOSSES[name]
-    module, _, function = name.partition(":")
-    if not function:
-        raise UsageError(f"--loss {name}: {suggestion(name, list(LOSSES))}, or give module:function.")
-    try:
-        given = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"--loss {name}: cannot be imported ({error}); check the path.") from error
-
-    def own(found: Outputs, wanted: Outputs, labels: Tensor | None) -> Tensor:
-        loss: Tensor = given(found[0] if len(found) == 1 else found, wanted[0] if labels is None else labels)
-        return loss
-
-    return own
+    def varied(self, augment: Augmentation, generator: torch.Generator, asked: bool) -> Queries:
+        """The same with varied inputs; `asked` tells whether the original answers them anew."""
+        inputs = augment(self.inputs, generator)
+        outputs = self.outputs
+        if asked and self.original is not None:
+            with torch.no_grad():
+                outputs = flatten_outputs(self.original(*inputs))
+        return Queries(inputs, outputs, self.labels, self.original)
 
 
 def tune(
@@ -180,16 +133,18 @@ def tune(
     loss_of = resolve_loss(recipe.loss, queries.labels is not None)
     names, parameters = _trainable(student)
     optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=recipe.decay)
-    best = _Best(validation, loss_of)
+    best, average = _Best(validation, loss_of), _Average(recipe.average)
     best.look(student)
-    history = _resumed(student, optimizer, names, best, checkpoint)
+    history = _resumed(student, optimizer, names, best, average, checkpoint)
     for epoch in progress(range(len(history), recipe.epochs), label, recipe.epochs - len(history)):
-        mean = _epoch(student, optimizer, queries, recipe, loss_of, epoch, seed)
+        mean = _epoch(student, optimizer, queries, recipe, loss_of, average, epoch, seed)
         if not math.isfinite(mean):
             raise UsageError(f"{label}: the loss became {mean}; lower the learning rate or check the loss.")
         history.append(mean)
-        best.look(student)
-        _save(student, optimizer, names, history, best, checkpoint)
+        with average.within(student):
+            best.look(student)
+        _save(student, optimizer, names, history, best, average, checkpoint)
+    average.take(student)
     best.take(student)
     student.eval()
     return history
@@ -201,13 +156,16 @@ def _epoch(
     queries: Queries,
     recipe: Recipe,
     loss_of: Loss,
+    average: _Average,
     epoch: int,
     seed: int,
 ) -> float:
     """One pass in an order of its own; the mean loss."""
     student.train(not recipe.frozen)
+    augment, asked = resolve_augmentation(recipe.augment), recipe.loss not in BY_LABEL
     count = len(queries.inputs[0])
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
+    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+    order = torch.randperm(count, generator=generator)
     parts = torch.split(order, recipe.batch)
     total = 0.0
     for k, index in enumerate(parts):
@@ -215,12 +173,51 @@ def _epoch(
         for group in optimizer.param_groups:
             group["lr"] = 0.5 * recipe.rate * (1 + math.cos(math.pi * done))
         batch = queries.part(index)
+        if augment is not None:
+            batch = batch.varied(augment, generator, asked)
         loss = loss_of(flatten_outputs(student(*batch.inputs)), batch.outputs, batch.labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
         optimizer.step()
+        average.step(student)
         total += float(loss.detach()) * len(index)
     return total / count
+
+
+@dataclass(slots=True)
+class _Average:
+    """A running mean of the weights (and of the statistics of batch norms) over the steps."""
+
+    most: float
+    steps: int = 0
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def step(self, student: nn.Module) -> None:
+        if not self.most:
+            return
+        decay = min(self.most, (1 + self.steps) / (10 + self.steps))
+        self.steps += 1
+        for name, value in student.state_dict().items():
+            mean = self.state.get(name)
+            if mean is None or not value.is_floating_point():
+                self.state[name] = value.detach().clone()
+            else:
+                mean.lerp_(value, 1 - decay)
+
+    @contextlib.contextmanager
+    def within(self, student: nn.Module) -> Iterator[None]:
+        """The net with the mean in place of its own weights, for a while."""
+        own = {name: value.detach().clone() for name, value in student.state_dict().items()}
+        self.take(student)
+        try:
+            yield
+        finally:
+            student.load_state_dict(own)
+
+    def take(self, student: nn.Module) -> None:
+        if self.state:
+            student.load_state_dict(self.state)
 
 
 @dataclass(slots=True)
@@ -265,6 +262,7 @@ def _save(
     names: Sequence[str],
     history: Sequence[float],
     best: _Best,
+    average: _Average,
     path: Path | None,
 ) -> None:
     if path is None:
@@ -277,6 +275,8 @@ def _save(
         for part, value in state.get(k, {}).items():
             content[f"adam.{part}.{name}"] = torch.as_tensor(value).detach().contiguous().clone()
     content |= {f"best.{name}": value.contiguous().clone() for name, value in best.state.items()}
+    content |= {f"mean.{name}": value.contiguous().clone() for name, value in average.state.items()}
+    content["steps"] = torch.tensor(average.steps)
     content["history"] = torch.tensor(history, dtype=torch.float64)
     content["least"] = torch.tensor(best.loss, dtype=torch.float64)
     write_bytes(path, save(content))
@@ -287,6 +287,7 @@ def _resumed(
     optimizer: torch.optim.Optimizer,
     names: Sequence[str],
     best: _Best,
+    average: _Average,
     path: Path | None,
 ) -> list[float]:
     if path is None or not path.is_file():
@@ -304,6 +305,8 @@ def _resumed(
             state["state"][k] = parts
     optimizer.load_state_dict(state)
     best.state = {k.removeprefix("best."): v for k, v in content.items() if k.startswith("best.")}
+    average.state = {k.removeprefix("mean."): v for k, v in content.items() if k.startswith("mean.")}
+    average.steps = int(content["steps"])
     best.loss = float(content["least"])
     logger.info("%s: goes on behind epoch %d", path, len(content["history"]))
     return [float(value) for value in content["history"]]
@@ -330,16 +333,20 @@ def from_scratch(student: nn.Module, seed: int) -> nn.Module:
     return fresh
 
 
-@torch.no_grad()
 def relative_error(student: nn.Module, queries: Queries, batch: int = 256) -> float:
     """Mean over samples of ‖g − f‖₂ / ‖f‖₂, all outputs of a sample as one vector."""
-    count, total = len(queries.inputs[0]), 0.0
-    for k in range(0, count, batch):
+    return float(relative_errors(student, queries, batch).mean())
+
+
+@torch.no_grad()
+def relative_errors(student: nn.Module, queries: Queries, batch: int = 256) -> Tensor:
+    """‖g − f‖₂ / ‖f‖₂ of every sample, all its outputs as one vector; (n,) float64."""
+    parts = []
+    for k in range(0, len(queries.inputs[0]), batch):
         found = flatten_outputs(student(*(x[k : k + batch] for x in queries.inputs)))
         wanted = [y[k : k + batch] for y in queries.outputs]
-        away = sum(((g - f) ** 2).flatten(1).sum(1) for g, f in zip(found, wanted, strict=True))
-        scale = sum((f**2).flatten(1).sum(1) for f in wanted)
-        assert isinstance(away, Tensor)
-        assert isinstance(scale, Tensor)
-        total += float((away / scale.clamp_min(1e-24)).sqrt().sum())
-    return total / count
+        pairs = zip(found, wanted, strict=True)
+        away = torch.stack([((g - f).double() ** 2).flatten(1).sum(1) for g, f in pairs]).sum(0)
+        scale = torch.stack([(f.double() ** 2).flatten(1).sum(1) for f in wanted]).sum(0)
+        parts.append((away / scale.clamp_min(1e-24)).sqrt())
+    return torch.cat(parts)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from nets import mlp, noise, seeded
 from torch import Tensor, nn
 
 from edgeprune.errors import CalibrationError, UsageError
-from edgeprune.stages.finetune import Queries, Recipe, from_scratch, relative_error, resolve_loss, tune
+from edgeprune.losses import resolve_augmentation, resolve_loss
+from edgeprune.stages.finetune import Queries, Recipe, from_scratch, relative_error, tune
 
 
 def original() -> nn.Module:
@@ -119,3 +121,50 @@ def test_losses_that_cannot_be_are_refused() -> None:
         resolve_loss("nowhere:fn", labelled=True)
     with pytest.raises(UsageError, match="the loss became"):
         tune(student(), queries(), Recipe(epochs=2, rate=1e200), seed=0)
+
+
+def test_the_mean_of_the_weights_stays_and_survives_a_stop(tmp_path: Path) -> None:
+    recipe = Recipe(epochs=3, batch=256, rate=5e-2, average=0.9)  # one step an epoch
+    steps: list[Tensor] = []
+
+    averaged, plain = student(), student()
+    tune(averaged, queries(), recipe, seed=1, checkpoint=tmp_path / "c.safetensors")
+
+    def kept(items, label, total):  # type: ignore[no-untyped-def]
+        for item in items:
+            yield item
+            steps.append(flat(plain))
+
+    tune(plain, queries(), replace(recipe, average=0.0), seed=1, progress=kept)
+    mean = steps[0]
+    for k, weights in enumerate(steps[1:], start=1):
+        decay = min(0.9, (1 + k) / (10 + k))
+        mean = decay * mean + (1 - decay) * weights
+    torch.testing.assert_close(flat(averaged), mean)
+    again = student()
+    tune(again, queries(), recipe, seed=1, checkpoint=tmp_path / "c.safetensors")
+    assert same(again, averaged), "read back behind the last epoch"
+
+
+def flat(net: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in net.parameters()]).clone()
+
+
+def doubled(x: Tensor, generator: torch.Generator) -> Tensor:
+    return x * (1 + torch.rand(len(x), 1, generator=generator))
+
+
+def test_varied_inputs_are_answered_anew_by_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    augment = resolve_augmentation("test_finetune:doubled")
+    assert augment is not None
+    given = queries(32)
+    varied = given.varied(augment, torch.Generator().manual_seed(0), asked=True)
+    assert not torch.equal(varied.inputs[0], given.inputs[0])
+    torch.testing.assert_close(varied.outputs[0], original()(varied.inputs[0]).detach())
+    kept = given.varied(augment, torch.Generator().manual_seed(0), asked=False)
+    assert torch.equal(kept.outputs[0], given.outputs[0])
+    first, second = student(), student()
+    recipe = Recipe(epochs=2, batch=64, augment="test_finetune:doubled")
+    assert tune(first, queries(), recipe, seed=1) == tune(second, queries(), recipe, seed=1)
+    assert same(first, second), "the same seed varies alike"
