@@ -7,9 +7,15 @@
     crown          the same by linear bounds: affine forms forwards, coefficients backwards
     forward        affine forms of the input, with the same symbols in both nets
     backward       linear bounds of any node, walked back to the inputs
+    walk           one such walk, a rule for each form
+    coefficients   what is walked back: three blocks, and the gauge between them
     relax          lines around activations and their differences
     spectral       norms of layers that are really upper bounds
     quadratic      one layer by a quadratic form: what cancels between units is seen
+    parabolas      the units of such a layer, and parabolas around them
+    primal         the search that chooses the parabolas
+    shor           the dual bound, and the proof that a matrix is positive definite
+    watch          deadlines, progress and threads of long computations
     layer          where a net has such layers
     rounding       what the runtime's arithmetic can add
     minimax        compensation that minds the worst error

@@ -22,12 +22,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from edgeprune.bounds.backward import Backward, Rows, Tuning, preferred_share, unit_rows
+from edgeprune.bounds.backward import Backward, Rows, Tuning, unit_rows
 from edgeprune.bounds.differential import Difference, Reach, enclose, fold, visit
 from edgeprune.bounds.forward import Forms, start
 from edgeprune.bounds.layer import layer_of, quadratic_delta
 from edgeprune.bounds.quadratic import Ascent
-from edgeprune.bounds.relax import is_relu
+from edgeprune.bounds.relax import is_relu, preferred_share
 from edgeprune.domains import Box, Domain, L2Ball
 from edgeprune.errors import UnsupportedOperation
 from edgeprune.forms import Affine, Elementwise, Input, Structural, Twin

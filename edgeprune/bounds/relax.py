@@ -28,7 +28,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from edgeprune.bounds.differential import Reach
 from edgeprune.curves import Curve
+from edgeprune.forms import restrict
 from edgeprune.intervals import TINY, UNIT_ROUNDOFF, Interval
 
 PIECES = 24
@@ -173,3 +175,13 @@ def difference_lines(curve: Curve, f: Interval, g: Interval, delta: Interval) ->
         high = torch.where((f.low >= 0) | (f.high <= 0), torch.zeros_like(high), high)
         low = torch.where((g.low >= 0) | (g.high <= 0), torch.zeros_like(low), low)
     return Lines(low_slope, low, high_slope, high)
+
+
+def preferred_share(h: Reach, f: Lines, g: Lines, apart: Lines) -> Tensor:
+    """1 where the lines of the difference lie closer together in the middle than those of f and g."""
+
+    def gap(around: Lines, middle: Tensor) -> Tensor:
+        return (around.high_slope - around.low_slope) * middle + around.high - around.low
+
+    of_f = restrict(gap(f, h.f.center), h.kept)
+    return (gap(apart, h.delta.center) <= of_f + gap(g, h.g.center)).to(torch.float64)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgeprune.bounds import quadratic
+from edgeprune.bounds import shor
 from edgeprune.bounds.quadratic import Ascent, Region, Residual, layer_bounds
 from edgeprune.domains import Box, L2Ball
 from edgeprune.errors import UsageError
@@ -82,7 +82,7 @@ def test_what_is_not_proved_is_not_claimed(monkeypatch: pytest.MonkeyPatch) -> N
     zero, one = torch.zeros(5, dtype=F64), torch.ones(5, dtype=F64)
     region = Region(zero, one)
     proved = layer_bounds(r, region)[1]
-    monkeypatch.setattr(quadratic, "_positive", lambda a, *_: torch.zeros(len(a), dtype=torch.bool))
+    monkeypatch.setattr(shor, "positive", lambda a, *_: torch.zeros(len(a), dtype=torch.bool))
     trivial = layer_bounds(r, region)[1]
     assert bool((proved <= trivial).all())
     z = torch.stack([r.bias + s * r.incoming.abs().sum(1) for s in (-1, 1)]).clamp_min(0)
@@ -93,12 +93,12 @@ def test_what_is_not_proved_is_not_claimed(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_wrong_matrix_is_not_called_positive() -> None:
     a = torch.eye(4, dtype=F64)[None].clone()
     u, one, none = torch.zeros((1, 4), dtype=F64), torch.ones(1, dtype=F64), torch.zeros(1, dtype=F64)
-    assert bool(quadratic._positive(a, u, one, none, none))
+    assert bool(shor.positive(a, u, one, none, none))
     a[0, 0, 0] = -1e-12
-    assert not bool(quadratic._positive(a, u, one, none, none))
+    assert not bool(shor.positive(a, u, one, none, none))
     a[0, 0, 0] = 1.0
     u[0, 0] = 2.1  # κ must be above u²/4
-    assert not bool(quadratic._positive(a, u, one, none, none))
+    assert not bool(shor.positive(a, u, one, none, none))
 
 
 def test_a_region_needs_a_bound() -> None:
