@@ -48,7 +48,7 @@ def chain(
 
 def _prune(certified: Certified, observed: float, n: int) -> Term:
     """Original torch net → pruned torch net, both in exact arithmetic."""
-    best = certified.best_global
+    best = certified.best
     return Term(
         name="prune",
         norm="linf",

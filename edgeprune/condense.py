@@ -114,5 +114,5 @@ def _write(
         f'sha256 = "{sha256_of(samples)}"',
     ]
     if big.domain is not None and found.index is not None:
-        text += ["", "[domain]", f"low = {big.domain.low!r}", f"high = {big.domain.high!r}"]
+        text += ["", *big.domain.toml()]
     write_text(output, "\n".join(text) + "\n")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from edgeprune.domain_spec import DomainSpec, parse_domains
 from edgeprune.errors import ConfigError, UsageError
 from edgeprune.limits import Limits
 from edgeprune.records import SettingRecord, to_json
@@ -38,8 +39,8 @@ class Settings:
         trust_pickle: read files that may run code.
         input: example inputs, each as `[name=]1x3x224x224[:dtype]`.
         calibration: name or path of a calibration set.
-        domain: (low, high) of every input value, for certificates; the calibration set's own
-            when not given.
+        domain: the inputs that certificates speak about, as `edgeprune.domain_spec` reads it (`0,1`,
+            `linf:0.05@sample3&box:0,1`), or (low, high); the calibration set's own when not given.
         method: the coreset method.
         keep: share of each group's units to keep; 0.5 when no budget is given.
         params: share of the parameters to keep, instead of `keep`.
@@ -66,6 +67,7 @@ class Settings:
         certify: compute certificates.
         bound: deterministic bounds to compute: intervals, crown, quadratic.
         budget_s: seconds for each of them.
+        jobs: threads that linear bounds are computed with.
         robust: radius of the box around held-out samples that the robust statements speak about.
         balls: held-out samples that get such a box, at most.
         confidence: 1 − δ of statistical statements.
@@ -80,7 +82,7 @@ class Settings:
     trust_pickle: bool = False
     input: tuple[str, ...] = ()
     calibration: str | None = None
-    domain: tuple[float, ...] | None = None
+    domain: str | tuple[float, ...] | None = None
     method: str = "gram"
     keep: float | None = None
     params: float | None = None
@@ -106,6 +108,7 @@ class Settings:
     certify: bool = True
     bound: tuple[Literal["intervals", "crown", "quadratic"], ...] = ("intervals", "crown")
     budget_s: float = 60.0
+    jobs: int = 1
     robust: float | None = None
     balls: int = 100
     confidence: float = 0.95
@@ -125,7 +128,7 @@ class Settings:
         for name in ("confidence", "quantile"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise ValueError(f"{name} is a probability between 0 and 1, not {getattr(self, name):g}")
-        for name in ("samples", "attack_steps", "attack_restarts", "multiple", "opset"):
+        for name in ("samples", "attack_steps", "attack_restarts", "multiple", "opset", "jobs"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
@@ -143,10 +146,16 @@ class Settings:
             raise ValueError(f"simplify_limit_s must be positive, not {self.simplify_limit_s:g}")
         if self.seed < 0:
             raise ValueError(f"seed cannot be negative, not {self.seed}")
-        if self.domain is not None and not (
-            len(self.domain) == 2 and all(map(math.isfinite, self.domain)) and self.domain[0] < self.domain[1]
-        ):
-            raise ValueError(f"domain is a pair low,high with low below high, not {list(self.domain)}")
+        _check_domain(self)
+
+    @property
+    def domains(self) -> tuple[DomainSpec, ...] | None:
+        """The declared domains: one for all inputs, or one each."""
+        if self.domain is None:
+            return None
+        if isinstance(self.domain, str):
+            return parse_domains(self.domain)
+        return (DomainSpec(low=self.domain[0], high=self.domain[1]),)
 
     @property
     def budget(self) -> tuple[Literal["keep", "params", "macs"], float]:
@@ -156,6 +165,18 @@ class Settings:
         if self.macs is not None:
             return "macs", self.macs
         return "keep", 0.5 if self.keep is None else self.keep
+
+
+def _check_domain(settings: Settings) -> None:
+    pair = settings.domain
+    if isinstance(pair, tuple) and not (
+        len(pair) == 2 and all(map(math.isfinite, pair)) and pair[0] < pair[1]
+    ):
+        raise ValueError(f"domain is a pair low,high with low below high, not {list(pair)}")
+    try:
+        _ = settings.domains
+    except ValueError as error:
+        raise ValueError(f"domain: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,9 +55,10 @@ def linf_errors(first: Sequence[Array], second: Sequence[Array]) -> Array:
     return np.asarray(np.concatenate(gaps, axis=1).max(axis=1))
 
 
-def inside_of(samples: Samples, domain: Domain) -> Array:
+def inside_of(samples: Samples, domains: Sequence[Domain]) -> Array:
     """Which samples lie in the domain with all their inputs."""
-    found = [domain.contains(torch.from_numpy(x).double()).numpy() for x in samples.inputs]
+    pairs = zip(domains, samples.inputs, strict=True)
+    found = [domain.contains(torch.from_numpy(x).double()).numpy() for domain, x in pairs]
     return np.asarray(np.all(found, axis=0))
 
 

@@ -7,6 +7,7 @@ what a certificate rests on (`support`, `bounds`, `l2_radius`) is rounded outwar
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,6 +58,12 @@ class Domain(Protocol):
 
     def describe(self) -> str:
         """The domain in words, for the report."""
+
+
+def described(domains: Sequence[Domain]) -> str:
+    """The domains of all inputs in words; said once where they are alike."""
+    words = [domain.describe() for domain in domains]
+    return words[0] if len(set(words)) == 1 else "; ".join(f"input {k}: {w}" for k, w in enumerate(words))
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -196,6 +203,7 @@ class L2Ball:
     Attributes:
         center: a number, or a float64 tensor that broadcasts to the input's shape.
         radius: ≥ 0, in the input's units.
+        words: what it stands for; made up from the numbers where empty.
 
     Raises:
         UsageError: the centre or the radius is not finite, or the radius is negative.
@@ -203,6 +211,7 @@ class L2Ball:
 
     center: Place
     radius: float
+    words: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "center", _finite("the centre", self.center))
@@ -265,7 +274,9 @@ class L2Ball:
         return self.project(x + step * 2 * self.radius * gradient / norms)
 
     def describe(self) -> str:
-        """Centre and radius."""
+        """The words given, or centre and radius."""
+        if self.words:
+            return self.words
         zero = bool((torch.as_tensor(self.center) == 0).all())
         if zero:
             return f"every input of ℓ2 norm at most {self.radius:g}"

@@ -51,7 +51,7 @@ def planned(line: Line, coupling: Coupling, widths: Mapping[str, int], progress:
         settings.method,
         line.fit,
         seed=settings.seed,
-        radii=radii(coupling, line.domain, line.inputs),
+        radii=radii(coupling, line.everywhere, line.inputs),
         manner=Manner(settings.moments, settings.direction, settings.recalibrate, line.bounds),
         labels=None if line.fit_labels is None else torch.from_numpy(line.fit_labels[: settings.samples]),
         progress=progress,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from edgeprune.config import Resolved, Settings
-from edgeprune.domains import Box
+from edgeprune.declarations import declared
+from edgeprune.domain_spec import DomainSpec
+from edgeprune.domains import Domain
 from edgeprune.errors import CalibrationError, ModelError, UsageError
 from edgeprune.folder import key_of
 from edgeprune.graph import flatten_outputs
@@ -30,7 +33,8 @@ class Line:
         fit: calibration inputs to choose with, None without a calibration set.
         holdout: inputs to measure on, one array each, samples first.
         labels: classes of the held-out samples, where known.
-        domain: of every input value, None if nothing is known.
+        domains: of each input, None if nothing is known.
+        local: whether these are neighbourhoods of single inputs only.
         fit_labels: classes of the calibration inputs, where known.
         distribution: what the held-out samples are, in words.
     """
@@ -41,16 +45,26 @@ class Line:
     fit: tuple[Tensor, ...] | None
     holdout: tuple[Array, ...]
     labels: Array | None
-    domain: Box | None
+    domains: tuple[Domain, ...] | None
     distribution: str
     calibration_sha256: str
     targets: tuple[Target, ...]
     fit_labels: Array | None = None
+    local: bool = False
+
+    @property
+    def everywhere(self) -> tuple[Domain, ...] | None:
+        """The domains that may decide what is pruned: none where they are neighbourhoods of single inputs."""
+        return None if self.local else self.domains
 
     @property
     def bounds(self) -> tuple[float, float] | None:
         """Of every input value, None if nothing is known."""
-        return None if self.domain is None else (float(self.domain.low), float(self.domain.high))
+        if self.everywhere is None:
+            return None
+        pairs = zip(self.everywhere, self.inputs, strict=True)
+        boxes = [domain.bounds(tuple(x.shape[1:])) for domain, x in pairs]
+        return min(float(b.low.min()) for b in boxes), max(float(b.high.max()) for b in boxes)
 
     @property
     def batch(self) -> int:
@@ -73,24 +87,60 @@ def prepare(loaded: Loaded, settings: Settings) -> Line:
     inputs = _example_inputs(loaded, settings, data)
     if data is not None:
         _check_fit(data, inputs, str(settings.calibration))
-    holdout, distribution = _holdout(settings, data, calibration, inputs)
-    given = None if settings.domain is None else (settings.domain[0], settings.domain[1])
-    pair = given or (
-        (calibration.domain.low, calibration.domain.high) if calibration and calibration.domain else None
-    )
+    specs = settings.domains or ((calibration.domain,) if calibration and calibration.domain else None)
+    fit = None if data is None else tuple(torch.from_numpy(x[: settings.samples]) for x in data.fit)
+    domains = _domains(specs, inputs, fit, None if data is None else data.holdout)
+    if domains is not None and settings.domain is None and data is not None:
+        _check_inside(domains, data, specs, str(settings.calibration))
+    holdout, distribution = _holdout(settings, data, calibration, inputs, domains)
     return Line(
         loaded=loaded,
         settings=settings,
         inputs=inputs,
-        fit=None if data is None else tuple(torch.from_numpy(x[: settings.samples]) for x in data.fit),
+        fit=fit,
         holdout=holdout,
         labels=None if data is None else data.holdout_labels,
-        domain=None if pair is None else Box(*pair),
+        domains=domains,
         distribution=distribution,
         calibration_sha256=calibration.data.sha256 if calibration is not None else "",
         targets=targets,
         fit_labels=None if data is None else data.fit_labels,
+        local=any(spec.local for spec in specs or ()),
     )
+
+
+def _domains(
+    specs: Sequence[DomainSpec] | None,
+    inputs: tuple[Tensor, ...],
+    fit: tuple[Tensor, ...] | None,
+    holdout: tuple[Array, ...] | None,
+) -> tuple[Domain, ...] | None:
+    """What is declared, as sets of inputs; whole numbers have none."""
+    if specs is None:
+        return None
+    if not all(x.is_floating_point() and x.dim() for x in inputs):
+        return None
+    return declared(specs, [tuple(x.shape[1:]) for x in inputs], fit, holdout)
+
+
+def _check_inside(
+    domains: tuple[Domain, ...], data: CalibrationData, specs: Sequence[DomainSpec] | None, name: str
+) -> None:
+    """A set that declares where its samples come from must not hold others.
+
+    Raises:
+        CalibrationError: a sample lies outside.
+    """
+    if any(spec.local or spec.kind == "ellipsoid" for spec in specs or ()):
+        return
+    for half, arrays in (("fit", data.fit), ("holdout", data.holdout)):
+        for domain, samples in zip(domains, arrays, strict=True):
+            outside = int((~domain.contains(torch.from_numpy(samples).double())).sum())
+            if outside:
+                raise CalibrationError(
+                    f"--calibration {name}: {outside} of {len(samples)} samples of {half} lie outside the "
+                    f"set's own domain ({domain.describe()}); correct scale and offset, or [domain]."
+                )
 
 
 def _example_inputs(loaded: Loaded, settings: Settings, data: CalibrationData | None) -> tuple[Tensor, ...]:
@@ -126,6 +176,7 @@ def _holdout(
     data: CalibrationData | None,
     calibration: Calibration | None,
     inputs: tuple[Tensor, ...],
+    domains: tuple[Domain, ...] | None,
 ) -> tuple[tuple[Array, ...], str]:
     """What to measure on: the held-out half, or seeded noise."""
     if data is not None:
@@ -133,17 +184,16 @@ def _holdout(
         return data.holdout, f"the held-out samples of {calibration.name}"
     generator = torch.Generator().manual_seed(settings.seed + 1)
     noise = []
-    for x in inputs:
+    for k, x in enumerate(inputs):
         shape = (NOISE, *x.shape[1:])
         if not x.is_floating_point():
             low, high = int(x.min()), int(x.max()) + 1
             noise.append(torch.randint(low, high, shape, generator=generator).to(x.dtype))
-        elif settings.domain is not None:
-            low_f, high_f = settings.domain
-            noise.append((torch.rand(shape, generator=generator) * (high_f - low_f) + low_f).to(x.dtype))
+        elif domains is not None:
+            noise.append(domains[k].sample(NOISE, tuple(x.shape[1:]), generator).to(x.dtype))
         else:
             noise.append(torch.randn(shape, generator=generator).to(x.dtype))
-    words = "uniform noise over the domain" if settings.domain else "standard normal noise"
+    words = "random inputs of the domain" if domains else "standard normal noise"
     return tuple(x.numpy() for x in noise), words
 
 

@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from edgeprune.domain_spec import DomainSpec
 from edgeprune.errors import CalibrationError, ConfigError, UsageError
 from edgeprune.registry import suggestion
 from edgeprune.tables import read_table, read_toml
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CPU_PROVIDER",
-    "Box",
     "Calibration",
     "Data",
     "Grid",
@@ -69,19 +69,6 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
-    """`[domain]`: every input value lies between `low` and `high`, after scale and offset."""
-
-    low: float
-    high: float
-    kind: Literal["box"] = "box"
-
-    def __post_init__(self) -> None:
-        if not self.low < self.high:
-            raise ValueError(f"low must be below high, not {self.low:g} and {self.high:g}")
-
-
-@dataclass(frozen=True, slots=True)
 class Calibration:
     """A calibration set: where its samples lie and the domain they come from.
 
@@ -96,7 +83,7 @@ class Calibration:
     description: str = ""
     source: str = ""
     licence: str = ""
-    domain: Box | None = None
+    domain: DomainSpec | None = None
 
     def load(self) -> CalibrationData:
         """Read and check the samples.
@@ -119,7 +106,7 @@ class _CalibrationFile:
     description: str = ""
     source: str = ""
     licence: str = ""
-    domain: Box | None = None
+    domain: DomainSpec | None = None
 
 
 def find_target(name_or_path: str | Path) -> Target:

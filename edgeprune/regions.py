@@ -117,6 +117,8 @@ class Meet:
 class Ellipsoid:
     """x = center + axes · s with ‖s‖₂ ≤ 1: the principal directions of data, at a chosen reach.
 
+    Inputs off these by 1e-9 (1 + ‖axes‖) in the l2 norm count as inside; all enclosures hold them.
+
     Attributes:
         center: of the input's shape.
         axes: (directions, *shape); each is a half-axis.
@@ -135,10 +137,15 @@ class Ellipsoid:
         axes = (ways[:directions] * sizes[:, None]).reshape(-1, *samples.shape[1:])
         return Ellipsoid(mean.reshape(samples.shape[1:]), axes)
 
+    @property
+    def off(self) -> float:
+        """How far from the axes' span an input may be."""
+        return 1e-9 * (1 + float(self.axes.norm()))
+
     def bounds(self, shape: Shape) -> Interval:
         """Center ± the ℓ2 norm of the axes, coordinate by coordinate."""
-        slack = 1 + (len(self.axes) + 8) * UNIT_ROUNDOFF
-        reach = torch.linalg.vector_norm(self.axes, dim=0) * slack
+        slack = 1 + 1e-11 + (len(self.axes) + 8) * UNIT_ROUNDOFF
+        reach = torch.linalg.vector_norm(self.axes, dim=0) * slack + self.off
         middle = self.center.expand(shape)
         return Interval(down(middle - reach), up(middle + reach))
 
@@ -146,21 +153,21 @@ class Ellipsoid:
         """Aᵀcenter + ‖axes · a‖₂."""
         rows, axes = _flat(a), _flat(self.axes)
         middle = self.center.expand(a.shape[1:]).reshape(-1)
-        along = (rows @ axes.T).norm(dim=1)
+        along = (rows @ axes.T).norm(dim=1) * (1 + 1e-11) + self.off * rows.norm(dim=1) * (1 + 1e-11)
         size = rows.abs() @ middle.abs() + (rows.abs() @ axes.abs().T).norm(dim=1)
         return up(rows @ middle + along + dot_error(rows.shape[1] + len(axes), size))
 
     def l2_radius(self, shape: Shape) -> float:
         """‖center‖₂ plus the Frobenius norm of the axes."""
         slack = 1 + (self.axes.numel() + 8) * UNIT_ROUNDOFF
-        return (float(self.center.norm()) + float(self.axes.norm())) * slack
+        return (float(self.center.norm()) + float(self.axes.norm()) + self.off) * (slack + 1e-11)
 
     def contains(self, x: Tensor) -> Tensor:
         """Whether the least s that gives x has norm ≤ 1, to 1e-9 of the axes."""
         away = _flat(x - self.center)
         axes = _flat(self.axes).T
         s = torch.linalg.lstsq(axes, away.T).solution
-        near = (axes @ s - away.T).norm(dim=0) <= 1e-9 * (1 + self.axes.norm())
+        near = (axes @ s - away.T).norm(dim=0) <= 0.99 * self.off
         result: Tensor = near & (s.norm(dim=0) <= 1 + 1e-12)
         return result
 
@@ -195,28 +202,35 @@ class Ellipsoid:
         return f"an ellipsoid of {len(self.axes)} principal directions, the longest half-axis {longest:g}"
 
 
+LEVEL = 1e-6
+"""What a frame's mean and norm may be off by, as a share of the radius: frames are normalised in float32."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Frames:
     """Audio frames with mean 0 and ‖x‖₂ ≤ radius along the last axis: √n for a variance of 1.
 
-    On the mean-free subspace aᵀx = (a − mean of a)ᵀx, so the support function is radius · ‖a − mean a‖₂.
-    The sphere's hull is this ball; a frame may be quieter.
+    With m(·) the mean over n values, aᵀx = (a − m(a))ᵀx + n m(a) m(x). Frames are in the domain if
+    √n |m(x)| ≤ LEVEL · radius and ‖x‖₂ ≤ (1 + LEVEL) · radius, so the support function is at most
+    radius · ((1 + LEVEL) ‖a − m(a)‖₂ + LEVEL √n |m(a)|). The sphere's hull is this ball; a frame
+    may be quieter.
     """
 
     radius: float
     words: str = ""
 
     def bounds(self, shape: Shape) -> Interval:
-        """± radius · √(1 − 1/n)."""
+        """± radius · √(1 − 1/n), and the tolerance."""
         n = shape[-1]
-        reach = self.radius * math.sqrt(1 - 1 / n) * (1 + 8 * UNIT_ROUNDOFF)
+        reach = self.radius * ((1 + LEVEL) * math.sqrt(1 - 1 / n) + LEVEL) * (1 + 8 * UNIT_ROUNDOFF)
         far = torch.full(shape, reach, dtype=torch.float64)
         return Interval(-far, far)
 
     def support(self, a: Tensor) -> Tensor:
         """Radius · ‖a − mean a‖₂ for each frame, added up."""
         n = a.shape[-1]
-        norms = (a - a.mean(-1, keepdim=True)).norm(dim=-1)
+        mean = a.mean(-1, keepdim=True)
+        norms = (1 + LEVEL) * (a - mean).norm(dim=-1) + LEVEL * math.sqrt(n) * mean[..., 0].abs()
         # the mean and the difference are rounded: off by γ(n)·mean|a| in each of n elements
         slack = (4 * n + 32) * UNIT_ROUNDOFF * a.abs().amax(-1) * math.sqrt(n)
         total = _flat((norms + slack)[..., None]).sum(1) * self.radius
@@ -224,13 +238,13 @@ class Frames:
 
     def l2_radius(self, shape: Shape) -> float:
         """Radius · √frames."""
-        return self.radius * math.sqrt(math.prod(shape[:-1])) * (1 + 8 * UNIT_ROUNDOFF)
+        return self.radius * (1 + LEVEL) * math.sqrt(math.prod(shape[:-1])) * (1 + 8 * UNIT_ROUNDOFF)
 
     def contains(self, x: Tensor) -> Tensor:
-        """Mean zero and norm within the radius, to 1e-6 of the radius: frames are normalised in float32."""
+        """Mean zero and norm within the radius, to LEVEL of the radius."""
         n = x.shape[-1]
-        level = (x.mean(-1).abs() * math.sqrt(n) <= 1e-6 * self.radius).reshape(len(x), -1).all(1)
-        quiet = (x.norm(dim=-1) <= self.radius * (1 + 1e-6)).reshape(len(x), -1).all(1)
+        level = (x.mean(-1).abs() * math.sqrt(n) <= LEVEL * self.radius).reshape(len(x), -1).all(1)
+        quiet = (x.norm(dim=-1) <= self.radius * (1 + LEVEL)).reshape(len(x), -1).all(1)
         result: Tensor = level & quiet
         return result
 
@@ -263,9 +277,10 @@ class Frames:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Points:
-    """The convex hull of finitely many inputs (n, *shape); a bound on it holds for each of them."""
+    """Finitely many inputs (n, *shape). `support` and `bounds` are those of their convex hull."""
 
     points: Tensor
+    words: str = ""
 
     def __post_init__(self) -> None:
         if not len(self.points) or not bool(self.points.isfinite().all()):
@@ -311,7 +326,7 @@ class Points:
 
     def describe(self) -> str:
         """How many."""
-        return f"{len(self.points)} given inputs and what lies between them"
+        return self.words or f"each of {len(self.points)} given inputs"
 
 
 __all__ = ["Ellipsoid", "Frames", "Meet", "Points"]

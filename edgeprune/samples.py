@@ -174,8 +174,14 @@ def _normalised(calibration: Calibration, name: str, stored: Array) -> Array:
 
 
 def _check_domain(calibration: Calibration, where: str, samples: Array) -> None:
+    """A plain box is held against the samples at once; other domains where they are made for a model."""
     box = calibration.domain
-    if box is None:
+    if (
+        box is None
+        or not isinstance(box.low, float)
+        or not isinstance(box.high, float)
+        or box.mean is not None
+    ):
         return
     low, high = float(samples.min()), float(samples.max())
     if low < np.float32(box.low) or high > np.float32(box.high):

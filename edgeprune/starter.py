@@ -49,7 +49,7 @@ def starter(settings: Settings, name: str, inputs: Sequence[Tensor], found: Surv
         *_groups(found),
         "",
         'target = ["cpu"]    # where it ships; `edgeprune targets` lists them',
-        "# domain = [0.0, 1.0]  # every input value lies between these: certificates are about that",
+        "# domain = '0,1'  # every input value lies between these: certificates are about that",
         "",
         "[limits]            # what `edgeprune gate` and the end of a run hold it against",
         "# observed_error = 0.5     # largest output difference on a target",

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from edgeprune.budget import Cost, cost
 from edgeprune.by_operation import by_operation
 from edgeprune.config import Settings
+from edgeprune.deterministic import Proof
 from edgeprune.distribution import Odds, Samples
 from edgeprune.errors import BoundViolated, UsageError
 from edgeprune.files import write_bytes
@@ -31,7 +32,7 @@ from edgeprune.progress import Progress
 from edgeprune.records import GroupRecord, PlanRecord, Training, Validation, to_json
 from edgeprune.samples import Array
 from edgeprune.stages import export as exporting
-from edgeprune.stages.certify import Certified, Proof, Search, certify
+from edgeprune.stages.certify import Certified, Search, certify
 from edgeprune.stages.parity import Parity, checked, compare, file_outputs, torch_outputs
 from edgeprune.stages.roundoff import Roundoff, roundoff
 from edgeprune.stages.shrink import restore, shrink
@@ -292,12 +293,19 @@ def certify_step(
             line.loaded.module,
             coupling,
             shrunk,
-            line.domain,
+            line.domains,
             samples,
             Odds(settings.confidence, settings.quantile),
             Search(settings.attack_steps, settings.attack_restarts, settings.seed),
             progress,
-            Proof(settings.bound, settings.budget_s, settings.robust, settings.balls),
+            Proof(
+                settings.bound,
+                settings.budget_s,
+                jobs=settings.jobs,
+                radius=settings.robust,
+                balls=settings.balls,
+                local=line.local,
+            ),
         )
         if certified.violation is not None:
             _keep_counterexample(certified, folder)
@@ -333,5 +341,5 @@ def roundoff_step(
     precisions = [m.validation.precision for m in measured if m.pruned_outputs]
     with folder.stage("roundoff"):
         for _ in progress(range(1), "bounding the rounding", 1):
-            return roundoff(coupling, shrunk, line.domain, line.holdout, precisions, line.settings.budget_s)
+            return roundoff(coupling, shrunk, line.domains, line.holdout, precisions, line.settings.budget_s)
     return {}

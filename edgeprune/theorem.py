@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from edgeprune.bounds import a_priori
 from edgeprune.bounds.attack import Attack, attack
 from edgeprune.bounds.differential import enclose
 from edgeprune.bounds.interval import propagate
-from edgeprune.domains import Domain, L2Ball
+from edgeprune.domains import Domain, L2Ball, described
 from edgeprune.graph import Coupling, Group
 from edgeprune.plan import Cuts, Shrunk
 from edgeprune.records import Certificate
@@ -20,17 +21,13 @@ from edgeprune.twins import Pair
 
 
 def layer_promises(
-    coupling: Coupling, shrunk: Shrunk, pair: Pair | None, domain: Domain, confidence: float
+    coupling: Coupling, shrunk: Shrunk, pair: Pair | None, domains: Sequence[Domain], confidence: float
 ) -> list[Certificate]:
     """The coreset theorem's promise for each layer that was sampled, and the paper's form beside it."""
     made: list[Certificate] = []
     if not shrunk.cuts.draws:
         return made
-    heard = (
-        {}
-        if pair is None
-        else propagate(pair.pruned(), enclose([domain] * len(pair.inputs), pair.shapes, pair.inputs))
-    )
+    heard = {} if pair is None else propagate(pair.pruned(), enclose(domains, pair.shapes, pair.inputs))
     for group in coupling.groups:
         draws = shrunk.cuts.draws.get(group.name)
         if draws is None:
@@ -51,7 +48,7 @@ def layer_promises(
                     scope="layer",
                     domain=f"every input of this layer with ‖x‖₂ ≤ {radius:.4g}"
                     if not reason
-                    else domain.describe(),
+                    else described(domains),
                     norm="linf",
                     bound=bound,
                     label="statistical",

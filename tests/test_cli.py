@@ -18,6 +18,7 @@ from terminal import SMALL, Terminal
 
 import edgeprune
 from edgeprune.cli import COMMANDS, main
+from edgeprune.deterministic import Bounded
 from edgeprune.errors import StorageError
 from edgeprune.records import Run
 
@@ -41,7 +42,7 @@ def finished(tmp_path_factory, samples) -> Path:
     """A run of the whole line, shared by the tests that only look at one."""
     folder = tmp_path_factory.mktemp("runs") / "small"
     command = [sys.executable, "-m", "edgeprune", "run", f"{SMALL}:build", "--calibration", str(samples)]
-    command += ["--domain", "-1", "1", "--keep", "0.5", "--multiple", "1", "-o", str(folder), "--no-latency"]
+    command += ["--domain", "-1,1", "--keep", "0.5", "--multiple", "1", "-o", str(folder), "--no-latency"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "report" in done.stdout
@@ -141,7 +142,7 @@ def test_a_missing_target_is_told_and_never_passed(finished: Path, terminal: Ter
 
 
 def test_certify_again_with_other_odds(finished: Path, terminal: Terminal):
-    ended = terminal("certify", finished, "--confidence", "0.9", "--domain", "-0.5", "0.5")
+    ended = terminal("certify", finished, "--confidence", "0.9", "--domain", "-0.5,0.5")
     assert ended.code == 0
     record = Run.load(finished)
     assert {c.confidence for c in record.certificates if c.scope == "distribution"} == {0.9}
@@ -224,7 +225,7 @@ def test_a_full_disk_is_one_error(terminal: Terminal, tmp_path: Path, monkeypatc
 def test_a_broken_certificate_aborts_and_keeps_the_input(terminal: Terminal, tmp_path: Path, monkeypatch):
     import edgeprune.stages.certify as stage
 
-    monkeypatch.setattr(stage, "_bounded", _far_too_small)
+    monkeypatch.setattr(stage, "bounded", _far_too_small)
     ended = terminal(
         *(
             "run",
@@ -236,7 +237,7 @@ def test_a_broken_certificate_aborts_and_keeps_the_input(terminal: Terminal, tmp
             "--no-simplify",
             "--no-latency",
         ),
-        *("--domain", "-1", "1", "-o", tmp_path / "r"),
+        *("--domain", "-1,1", "-o", tmp_path / "r"),
     )
     assert ended.code == 4
     assert "promises at most" in ended.err
@@ -245,7 +246,7 @@ def test_a_broken_certificate_aborts_and_keeps_the_input(terminal: Terminal, tmp
 
 
 def _far_too_small(*_args, **_settings):
-    return 1e-9, ""
+    return Bounded(1e-9)
 
 
 def test_a_net_with_sizes_in_its_forward_becomes_a_graph(terminal: Terminal, tmp_path: Path):
@@ -291,7 +292,7 @@ BAD = {
     "limit": (["MODEL:build", "--limit", "latncy_ratio=1"], 2, "did you mean 'latency_ratio'"),
     "limit without number": (["MODEL:build", "--limit", "latency_ratio=fast"], 2, "not a number"),
     "config missing": (["MODEL:build", "--config", "no.toml"], 2, "no.toml"),
-    "domain upside down": (["MODEL:build", "--domain", "1", "0"], 2, "low below high"),
+    "domain upside down": (["MODEL:build", "--domain", "1,0"], 2, "low must be below high"),
 }
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from edgeprune.config import Settings
+from edgeprune.domain_spec import DomainSpec
 from edgeprune.lints import RULES
+from edgeprune.profiles import Data
 from edgeprune.tables import read_table
 from edgeprune.target import Target
 
@@ -59,6 +61,10 @@ def test_every_toml_snippet_is_read(page: str, block: str) -> None:
         return
     if all(isinstance(value, dict) and "host" in value for value in content.values()):
         return  # an inventory of machines, which has a reader of its own
+    if "data" in content:  # a calibration set
+        read_table(Data, content["data"], page)
+        read_table(DomainSpec, content["domain"], page)
+        return
     extends = content.pop("extends", None)
     kind = Target if extends or "connection" in content or "runtime" in content else Settings
     read_table(kind, {"name": "x", **content} if kind is Target else content, page)

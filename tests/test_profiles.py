@@ -297,7 +297,7 @@ def test_samples_outside_the_domain_are_refused(tmp_path: Path) -> None:
         ('inputs = ["a", "b"]\nshape = [1]', "", "only for a single input"),
         ("", "[domain]\nlow = 1\nhigh = 0", "low must be below high, not 1 and 0"),
         ("", "[domain]\nhigh = 0", "the field 'low' is missing; it must be a number"),
-        ("", '[domain]\nkind = "ball"\nlow = 0\nhigh = 1', 'expected one of "box"'),
+        ("", '[domain]\nkind = "ball"\nlow = 0\nhigh = 1', 'expected one of "box", "linf"'),
         ("", "[domian]\n", "there is no field 'domian'; did you mean 'domain'"),
     ],
 )

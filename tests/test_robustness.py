@@ -436,7 +436,7 @@ def test_garbled_models_are_one_error(spec: str, terminal: Terminal) -> None:
 
 FLAGS = (
     ["--keep", "nan"], ["--keep", "-1"], ["--keep", "1e400"], ["--samples", "0"], ["--samples", "-3"], ["--multiple", "0"],
-    ["--confidence", "1"], ["--quantile", "2"], ["--domain", "nan", "1"], ["--domain", "1", "1"], ["--opset", "0"],
+    ["--confidence", "1"], ["--quantile", "2"], ["--domain", "nan,1"], ["--domain", "1,1"], ["--opset", "0"],
     ["--seed", "-1"], ["--limit", "observed_error=nan"], ["--limit", "observed_error=-1"], ["--limit", "observed_error"],
     ["--limit", "p95_ms=1:fatal"], ["--metric", "x"], ["--metric", "x=nowhere:f<=1"], ["--metric", "x=m.py:f<=y"],
     ["--target", ""], ["--target", "../../etc/passwd"], ["--method", ""], ["--exclude", "*"], ["--calibration", "/dev/null"],
@@ -565,8 +565,7 @@ def test_a_killed_run_is_resumed_to_the_same_files(
         "--multiple",
         "1",
         "--domain",
-        "-1",
-        "1",
+        "-1,1",
         "--no-latency",
         "--no-simplify",
     ]

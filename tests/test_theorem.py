@@ -31,7 +31,7 @@ def sampled():
 def _promised(coupling, shrunk):
     alive = coupling.alive({name: np.array(keep) for name, keep in shrunk.cuts.keep.items()})
     pair = twins_of(coupling.graph, shrunk.graph, alive, (torch.zeros(1, 8),))
-    return [c for c in layer_promises(coupling, shrunk, pair, DOMAIN, 0.95) if "explicit" in c.name]
+    return [c for c in layer_promises(coupling, shrunk, pair, (DOMAIN,), 0.95) if "explicit" in c.name]
 
 
 def test_every_sampled_layer_is_attacked_and_its_promise_holds(sampled):

@@ -21,7 +21,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 def made(terminal: Terminal, folder: Path, samples: Path, *more: str) -> Path:
     ended = terminal(
-        *("run", f"{SMALL}:build", "--calibration", samples, "--domain", "-1", "1", "--multiple", "1"),
+        *("run", f"{SMALL}:build", "--calibration", samples, "--domain", "-1,1", "--multiple", "1"),
         *("--no-latency", "-o", folder, "--quiet", *more),
     )
     assert ended.code in (0, 1), ended.err

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -49,6 +51,7 @@ class Effort:
         refine: bound unstable units again by backward walks.
         symbols: most input values that affine forms are carried for.
         steps: of the optimisation of the outputs' bounds; 0 for none.
+        jobs: threads that share the rows of the outputs among them.
         quadratic: bound the Δ of linear layers behind a ReLU by `edgeprune.bounds.layer` too.
     """
 
@@ -57,6 +60,7 @@ class Effort:
     symbols: int = 1024
     steps: int = 20
     quadratic: bool = False
+    jobs: int = 1
 
 
 class Progression:
@@ -207,8 +211,11 @@ def _outputs(walk: Progression, outputs: Sequence[str]) -> Difference:
         if any(index is not None for index in reach.kept):
             raise UnsupportedOperation(f"{name}: an output of the model was narrowed")
         sides = torch.stack([reach.delta.high.reshape(-1), -reach.delta.low.reshape(-1)])
-        for index in torch.split(torch.arange(sides.shape[1]), max(1, walk.chunk() // 2)):
-            sides[:, index] = torch.minimum(sides[:, index], _both_sides(walk, name, index))
+        share = -(-sides.shape[1] // walk.effort.jobs)
+        parts = torch.split(torch.arange(sides.shape[1]), max(1, min(share, walk.chunk() // 2)))
+        with ThreadPoolExecutor(walk.effort.jobs) as threads:  # torch lets go of the interpreter's lock
+            for index, found in zip(parts, threads.map(partial(_both_sides, walk, name), parts), strict=True):
+                sides[:, index] = torch.minimum(sides[:, index], found)
         bounds.append(up(sides.amax(0).clamp_min(0)).reshape(reach.delta.shape[1:]))
     worst = max((float(b.max()) for b in bounds if b.numel()), default=0.0)
     finite = all(bool(torch.isfinite(b).all()) for b in bounds)

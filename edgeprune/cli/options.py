@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from edgeprune.config import CHOICES, Settings
 
 __all__ = [
     "CommandT",
+    "bound_option",
     "certify_options",
     "export_options",
     "given",
@@ -147,28 +149,60 @@ target_option = click.option(
 )
 latency_option = click.option("--latency/--no-latency", default=None, help="Measure latency [default: on].")
 
-certify_options = together(
-    click.option("--certify/--no-certify", default=None, help="Compute certificates [default: on]."),
-    click.option(
-        "--domain",
-        nargs=2,
-        type=float,
-        metavar="LOW HIGH",
-        default=None,
-        help="Range of every input value that certificates speak about [default: the calibration set's].",
-    ),
-    click.option(
-        "--bound",
+
+class Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Seconds, as 90, 90s, 2m or 1h."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The seconds.
+
+        Raises:
+            BadParameter: it is no time.
+        """
+        text = str(value).strip()
+        unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:], 0.0)
+        try:
+            return float(text[:-1]) * unit if unit else float(text)
+        except ValueError:
+            self.fail(f"'{value}' is no time; write 90s, 2m or 1h.", param, ctx)
+
+
+def bound_option(*names: str) -> Callable[[CommandT], CommandT]:
+    """Which deterministic bounds are computed."""
+    return click.option(
+        *names,
+        "bound",
         multiple=True,
         type=click.Choice(["intervals", "crown", "quadratic"]),
         help="A bound over the whole domain, repeatable; quadratic is the tightest and slowest "
         "[default: intervals, crown].",
+    )
+
+
+certify_options = together(
+    click.option("--certify/--no-certify", default=None, help="Compute certificates [default: on]."),
+    click.option(
+        "--domain",
+        metavar="SPEC",
+        help="The inputs that certificates speak about: LOW,HIGH of every value, linf:RADIUS@sampleK, "
+        "l2:RADIUS, … (see docs/guides/domains.md) [default: the calibration set's].",
     ),
     click.option(
+        "--budget",
         "--budget-s",
-        type=float,
-        metavar="S",
-        help=f"Seconds for each bound [default: {DEFAULT.budget_s:g}].",
+        "budget_s",
+        type=Duration(),
+        metavar="TIME",
+        help=f"For each bound, such as 90s or 2m; the best bound found by then counts "
+        f"[default: {DEFAULT.budget_s:g}s].",
+    ),
+    click.option(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help=f"Threads that share a bound's outputs among them [default: {DEFAULT.jobs}].",
     ),
     click.option(
         "--robust",

@@ -40,6 +40,7 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Start anew ev
 @options.target_option
 @options.latency_option
 @options.certify_options
+@options.bound_option("--bound")
 @options.limit_options
 @options.output_options
 @click.option(

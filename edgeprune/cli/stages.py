@@ -114,6 +114,7 @@ def validate(folder: Path, inconclusive: Any, **values: Any) -> int:
 @click.command()
 @run_argument
 @options.certify_options
+@options.bound_option("--method", "--bound")
 @click.option("--attack-steps", type=int, metavar="N", help="Gradient steps of the search for large errors.")
 @click.option("--attack-restarts", type=int, metavar="N", help="Starts of that search.")
 @options.limit_options
@@ -122,7 +123,8 @@ def certify(folder: Path, inconclusive: Any, **values: Any) -> int:
     r"""Compute a RUN's certificates again, over another domain or with other odds.
 
     \b
-      edgeprune certify runs/x --domain 0 1 --confidence 0.99
+      edgeprune certify runs/x --domain 0,1 --confidence 0.99
+      edgeprune certify runs/x --domain linf:0.05@sample3 --method quadratic --budget 2m
     """
     return _again(folder, values, ("certify",), inconclusive)
 

@@ -234,7 +234,7 @@ def _flag(name: str, value: Any) -> list[str]:
     if not isinstance(value, list | tuple):
         return [f"--{name}", wording.clean(value)]
     if value and all(isinstance(x, float | int) for x in value):  # a pair of numbers is one value
-        return [f"--{name}", *map(str, value)]
+        return [f"--{name}", ",".join(map(str, value))]
     return [word for x in value for word in (f"--{name}", wording.clean(x))]
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -21,10 +20,9 @@ from torch import Tensor, nn
 
 from edgeprune.bounds import statistical
 from edgeprune.bounds.attack import Attack, attack
-from edgeprune.bounds.crown import Effort, crown
-from edgeprune.bounds.differential import difference, enclose
+from edgeprune.deterministic import BEYOND, NAMES, SOURCES, Bounded, Method, Proof, ball, bounded, near
 from edgeprune.distribution import Odds, Samples, inside_of, linf_errors, promises, statement
-from edgeprune.domains import Box, Domain
+from edgeprune.domains import Domain, described
 from edgeprune.errors import UnsupportedOperation
 from edgeprune.graph import Coupling, copied, flatten_outputs
 from edgeprune.plan import Shrunk
@@ -56,17 +54,13 @@ class Certified:
 
     Attributes:
         attacked: largest linf error that the search over the domain found, None without a domain.
+        best: the smallest bound over the whole domain, None if there is none.
     """
 
     certificates: tuple[Certificate, ...]
     attacked: float | None
     violation: Violation | None
-
-    @property
-    def best_global(self) -> Certificate | None:
-        """The smallest bound over the whole domain, None if there is none."""
-        found = [c for c in self.certificates if c.scope == "global" and c.bound is not None]
-        return min(found, key=lambda c: c.bound or 0.0, default=None)
+    best: Certificate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,43 +72,11 @@ class Search:
     seed: int
 
 
-Method = Literal["intervals", "crown", "quadratic"]
-
-SOURCES: dict[Method, str] = {
-    "intervals": "Paulsen et al. 2020, extended to other widths and compensation",
-    "crown": "Δ-CROWN: Zhang et al. 2018, on both nets and their difference (edgeprune.bounds.backward)",
-    "quadratic": "Δ-CROWN with Shor-dual layer certificates (edgeprune.bounds.quadratic)",
-}
-NAMES: dict[Method, str] = {
-    "intervals": "difference intervals",
-    "crown": "Δ-CROWN",
-    "quadratic": "Δ-CROWN with quadratic layers",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """Which deterministic bounds are computed, and for how long.
-
-    Attributes:
-        methods: in the order they are tried; each that gives a bound is reported.
-        budget_s: seconds for each of them, and for all local ones together.
-        radius: of the box around every held-out sample that the robust statements speak about, in
-            units of the inputs; None for none.
-        balls: held-out samples that get such a box at most.
-    """
-
-    methods: tuple[Method, ...] = ("intervals", "crown")
-    budget_s: float = 60.0
-    radius: float | None = None
-    balls: int = 100
-
-
 def certify(
     model: nn.Module,
     coupling: Coupling,
     shrunk: Shrunk,
-    domain: Domain | None,
+    domains: Sequence[Domain] | None,
     samples: Samples,
     odds: Odds,
     search: Search,
@@ -126,36 +88,39 @@ def certify(
     Args:
         model: the original.
         shrunk: the pruned net.
-        domain: of each input, without the batch axis; None leaves the deterministic bounds out.
+        domains: of each input, without the batch axis; None leaves the deterministic bounds out.
         proof: which deterministic bounds to compute; intervals and Δ-CROWN where None.
     """
     proof = proof or Proof()
     batch = coupling.graph.batch
     example = tuple(torch.from_numpy(x[: batch or 1]) for x in samples.inputs)
-    if domain is None:
-        return _without(samples, odds, "no domain is known; give --domain LOW HIGH")
+    if domains is None:
+        return _without(samples, odds, "no domain is known; give --domain LOW,HIGH")
     if not all(x.is_floating_point() for x in example):
         return _without(samples, odds, "an input holds whole numbers")
-    count = len(proof.methods) + 2
-    steps = iter(progress(range(count), "certifying", count))
-    next(steps)
     pair, reason = _paired(coupling, shrunk, example)
-    bounds: dict[Method, tuple[float | None, str]] = {}
-    for method in proof.methods:
-        bounds[method] = (None, reason) if pair is None else _bounded(pair, domain, batch or 1, method, proof)
-        next(steps)
+    bounds = {
+        method: Bounded(None, reason)
+        if pair is None
+        else bounded(pair, domains, batch or 1, method, proof, progress)
+        for method in proof.methods
+    }
+    fight = _Fight(model, shrunk.module, search, batch)
     shapes = tuple(tuple(x.shape[1:]) for x in samples.inputs)
-    attacked = _attack(model, shrunk.module, domain, shapes, samples, search, batch)
-    proved = [_deterministic(m, *bounds[m], domain, attacked, samples) for m in proof.methods]
-    layers = layer_promises(coupling, shrunk, pair, domain, odds.confidence)
-    local = _local(pair, domain, samples, odds, proof) if batch is None else []
+    seeds = tuple(torch.from_numpy(x[:256]).double() for x in samples.inputs)
+    for _ in progress(range(1), "searching for the largest error", 1):
+        attacked = fight.search(domains, shapes, seeds)
+    inside = inside_of(samples, domains)
+    scope: Literal["local", "global"] = "local" if proof.local else "global"
+    proved = [_deterministic(m, bounds[m], scope, domains, attacked, samples, inside) for m in proof.methods]
+    layers = layer_promises(coupling, shrunk, pair, domains, odds.confidence)
+    near_samples = _near(pair, domains, samples, odds, proof, fight, progress) if batch is None else _Near()
     best = min((c for c in proved if c.bound is not None), key=lambda c: c.bound or 0.0, default=None)
-    inside = inside_of(samples, domain)
-    certificates = (*proved, *layers, *local, *promises(samples, odds, best, inside))
-    next(steps, None)
+    said = promises(samples, odds, best, inside)
     value = attacked.value if math.isfinite(attacked.value) else None
     violation = None if best is None else _violation(best, attacked, samples, inside)
-    return Certified(certificates, value, violation)
+    certificates = (*proved, *layers, *near_samples.certificates, *said)
+    return Certified(certificates, value, violation or near_samples.violation, best)
 
 
 def _without(samples: Samples, odds: Odds, reason: str) -> Certified:
@@ -173,120 +138,130 @@ def _paired(coupling: Coupling, shrunk: Shrunk, example: tuple[Tensor, ...]) -> 
         return None, str(error)
 
 
-def _bounded(
-    pair: Pair, domain: Domain, batch: int, method: Method, proof: Proof
-) -> tuple[float | None, str]:
-    """A bound, or None with the reason."""
-    domains = [domain] * len(pair.inputs)
-    try:
-        if method == "intervals":
-            inputs = enclose(domains, pair.shapes, pair.inputs, batch)
-            found = difference(pair.twins, inputs, pair.outputs).linf
-        elif batch != 1:
-            return None, f"the graph fixes a batch of {batch}; linear bounds need one of 1"
-        else:
-            effort = Effort(proof.budget_s, quadratic=method == "quadratic")
-            found = crown(pair.twins, domains, pair.shapes, pair.inputs, pair.outputs, effort).linf
-    except UnsupportedOperation as error:
-        return None, str(error)
-    return found, "" if found is not None else "the bounds grew beyond all numbers"
+@dataclass(frozen=True, slots=True)
+class _Near:
+    """What holds around single samples."""
+
+    certificates: tuple[Certificate, ...] = ()
+    violation: Violation | None = None
 
 
-def _local(
-    pair: Pair | None, domain: Domain, samples: Samples, odds: Odds, proof: Proof
-) -> list[Certificate]:
+def _near(
+    pair: Pair | None,
+    domains: Sequence[Domain],
+    samples: Samples,
+    odds: Odds,
+    proof: Proof,
+    fight: _Fight,
+    progress: Progress,
+) -> _Near:
     """The largest error within a box around each of some held-out samples, and its quantile.
 
     The samples are independent, and so are the suprema around them: an order statistic of the
     suprema bounds the quantile of "the worst error near an input" over the distribution.
     """
     if proof.radius is None or pair is None or len(pair.inputs) != 1:
-        return []
-    low, high = (domain.low, domain.high) if isinstance(domain, Box) else (-math.inf, math.inf)
-    deadline = time.monotonic() + proof.budget_s
-    found: list[float] = []
-    for x in samples.inputs[0][: proof.balls]:
-        if time.monotonic() > deadline:
-            break
-        around = Box.around(torch.from_numpy(x).double(), proof.radius, low, high)
-        effort = Effort(max(1.0, deadline - time.monotonic()), steps=0)
-        bound = crown(pair.twins, [around], pair.shapes, pair.inputs, pair.outputs, effort).linf
-        found.append(math.inf if bound is None else bound)
-    said = statistical.quantile(np.array(found), odds.quantile, 1.0 - odds.confidence)
-    where = f"±{proof.radius:g} around inputs drawn like {samples.distribution}"
-    robust = statement(f"robust quantile {odds.quantile:g}", "linf", said, samples, None)
+        return _Near()
+    inputs = torch.from_numpy(samples.inputs[0])
+    try:
+        found = near(pair, domains[0], list(inputs), proof, progress)
+    except UnsupportedOperation as error:
+        logger.info("no bounds around samples (%s)", error)
+        return _Near()
     errors = linf_errors(samples.reference, samples.pruned)[: len(found)]
-    most = max(found, default=math.inf)
-    reason = "" if math.isfinite(most) else "the bounds grew beyond all numbers"
+    place = int(np.argmax(found))
+    around = ball(inputs[place], proof.radius, domains[0], proof.local)
+    attacked = fight.search([around], pair.shapes, (inputs[place : place + 1].double(),))
+    most = found[place] if math.isfinite(found[place]) else None
     worst = Certificate(
         name="largest error near held-out samples",
         scope="local",
         domain=f"within ±{proof.radius:g} of any of {len(found)} held-out samples",
         norm="linf",
-        bound=most if math.isfinite(most) else None,
+        bound=most,
         label="proved",
         observed=float(errors.max(initial=0.0)),
+        attacked=attacked.value if math.isfinite(attacked.value) else None,
+        tightness=most / attacked.value if most is not None and attacked.value else None,
         n_inputs=len(found),
-        reason=reason,
+        reason="" if most is not None else BEYOND,
         source=SOURCES["crown"],
     )
-    return [worst, replace(robust, domain=where)]
+    said = statistical.quantile(np.array(found), odds.quantile, 1.0 - odds.confidence)
+    robust = statement(f"robust quantile {odds.quantile:g}", "linf", said, samples, None)
+    where = f"±{proof.radius:g} around inputs drawn like {samples.distribution}"
+    violation = None if most is None else _violation(worst, attacked, samples, np.zeros(len(inputs), bool))
+    slack = ROUNDING * max(float(np.abs(y).max(initial=0.0)) for y in samples.reference)
+    broken = np.flatnonzero(errors > np.array(found) + slack)
+    if violation is None and len(broken):
+        k = int(broken[0])
+        violation = Violation(worst.name, found[k], float(errors[k]), (samples.inputs[0][k],))
+    return _Near((worst, replace(robust, domain=where)), violation)
 
 
-def _attack(
-    model: nn.Module,
-    pruned: nn.Module,
-    domain: Domain,
-    shapes: Sequence[tuple[int, ...]],
-    samples: Samples,
-    search: Search,
-    batch: int | None,
-) -> Attack:
-    """The largest error found in the domain: random, corners, then projected gradient ascent.
+class _Fight:
+    """Both nets in float64, and the search for the input on which they differ most.
 
     Args:
         batch: how many inputs the graph takes at once, None for any number.
     """
-    f, g = (copied(net).double().requires_grad_(False) for net in (model, pruned))
 
-    def together(inputs: tuple[Tensor, ...]) -> Tensor:
-        pairs = zip(flatten_outputs(f(*inputs)), flatten_outputs(g(*inputs)), strict=True)
+    def __init__(self, model: nn.Module, pruned: nn.Module, search: Search, batch: int | None) -> None:
+        self.f, self.g = (copied(net).double().requires_grad_(False) for net in (model, pruned))
+        self.how = search
+        self.batch = batch
+
+    def _together(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        pairs = zip(flatten_outputs(self.f(*inputs)), flatten_outputs(self.g(*inputs)), strict=True)
         return torch.cat([(a - b).flatten(1) for a, b in pairs], dim=1)
 
-    def gap(inputs: tuple[Tensor, ...]) -> Tensor:
-        if batch is None:
-            return together(inputs)
-        n = len(inputs[0])
-        filled = tuple(torch.cat([x, x[-1:].expand(-n % batch, *x.shape[1:])]) for x in inputs)
-        parts = [together(tuple(x[i : i + batch] for x in filled)) for i in range(0, n, batch)]
+    def gap(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """F − g of any number of inputs, flattened."""
+        if self.batch is None:
+            return self._together(inputs)
+        n, width = len(inputs[0]), self.batch
+        filled = tuple(torch.cat([x, x[-1:].expand(-n % width, *x.shape[1:])]) for x in inputs)
+        parts = [self._together(tuple(x[i : i + width] for x in filled)) for i in range(0, n, width)]
         return torch.cat(parts)[:n]
 
-    return attack(
-        gap,
-        [domain] * len(shapes),
-        shapes,
-        generator=torch.Generator().manual_seed(search.seed),
-        seeds=tuple(torch.from_numpy(x[:256]).double() for x in samples.inputs),
-        steps=search.steps,
-        restarts=search.restarts,
-    )
+    def search(
+        self, domains: Sequence[Domain], shapes: Sequence[tuple[int, ...]], seeds: tuple[Tensor, ...]
+    ) -> Attack:
+        """The largest error found in the domain: random, corners, then projected gradient ascent."""
+        return attack(
+            self.gap,
+            list(domains),
+            shapes,
+            generator=torch.Generator().manual_seed(self.how.seed),
+            seeds=seeds,
+            steps=self.how.steps,
+            restarts=self.how.restarts,
+        )
 
 
 def _deterministic(
-    method: Method, bound: float | None, reason: str, domain: Domain, attacked: Attack, samples: Samples
+    method: Method,
+    found: Bounded,
+    scope: Literal["local", "global"],
+    domains: Sequence[Domain],
+    attacked: Attack,
+    samples: Samples,
+    inside: Array,
 ) -> Certificate:
     """A bound with the search beside it; it covers its own rounding, so it is proved of the torch nets."""
     value = attacked.value if math.isfinite(attacked.value) else None
+    errors = linf_errors(samples.reference, samples.pruned)[inside]
+    bound, reason = found.bound, found.reason
     if value is None and not reason:
         reason = "the search found an input where an output is no number"
     return Certificate(
         name=NAMES[method],
-        scope="global",
-        domain=domain.describe(),
+        scope=scope,
+        domain=described(domains),
         norm="linf",
         bound=bound,
         label="proved",
-        observed=float(linf_errors(samples.reference, samples.pruned).max()),
+        observed=float(errors.max()) if len(errors) else None,
         attacked=value,
         tightness=bound / value if bound is not None and value else None,
         n_inputs=attacked.n_inputs,

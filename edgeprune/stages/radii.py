@@ -15,41 +15,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgeprune.bounds.differential import enclose
 from edgeprune.bounds.interval import propagate
-from edgeprune.domains import Box
+from edgeprune.domains import Domain
 from edgeprune.errors import EdgepruneError
 from edgeprune.graph import Coupling, Graph, Node
-from edgeprune.intervals import Interval
 from edgeprune.twins import twins_of
 
 logger = logging.getLogger(__name__)
 
 
-def radii(coupling: Coupling, domain: Box | None, inputs: Sequence[Tensor]) -> dict[str, float]:
+def radii(coupling: Coupling, domains: Sequence[Domain] | None, inputs: Sequence[Tensor]) -> dict[str, float]:
     """By making node, a bound on the l2 norm of what it hears at one position.
 
     Args:
-        domain: of every input value; None leaves every layer without a bound.
+        domains: of each input; None leaves every layer without a bound.
         inputs: an example, batch of one.
     """
-    if domain is None:
+    if domains is None:
         return {}
     graph = coupling.graph
     makers = [n for n in graph.nodes.values() if n.operation in ("linear", "conv1d", "conv2d")]
+    of = dict(zip(graph.inputs, domains, strict=True))
     found = {
-        node.name: domain.l2_radius(tuple(graph.nodes[node["input"].name].shape or ())[1:])
+        node.name: of[node["input"].name].l2_radius(tuple(graph.nodes[node["input"].name].shape or ())[1:])
         for node in makers
         if node.operation == "linear" and node["input"].name in graph.inputs
     }
     try:
         pair = twins_of(graph, graph.module, coupling.alive({}), [x[:1] for x in inputs])
-        boxes = {
-            name: Interval(
-                torch.zeros(1, *shape).double() + domain.low, torch.zeros(1, *shape).double() + domain.high
-            )
-            for name, shape in zip(pair.inputs, pair.shapes, strict=True)
-        }
-        reached = propagate(pair.pruned(), boxes)
+        reached = propagate(pair.pruned(), enclose(domains, pair.shapes, pair.inputs))
     except (EdgepruneError, RuntimeError) as error:
         logger.info("intervals do not reach every layer (%s)", error)
         return found

@@ -6,7 +6,7 @@ label is never stronger than `proved-modulo-rounding-model`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +37,7 @@ class Roundoff:
 def roundoff(
     coupling: Coupling,
     shrunk: Shrunk,
-    domain: Domain | None,
+    domains: Sequence[Domain] | None,
     inputs: tuple[Array, ...],
     precisions: Iterable[str],
     budget_s: float,
@@ -53,7 +53,7 @@ def roundoff(
     for name in dict.fromkeys(precisions):
         assumes = ARITHMETICS[PRECISIONS[name]].assumes
         try:
-            found[name] = Roundoff(_bound(coupling, shrunk, domain, inputs, name, budget_s), assumes)
+            found[name] = Roundoff(_bound(coupling, shrunk, domains, inputs, name, budget_s), assumes)
         except UnsupportedOperation as error:
             found[name] = Roundoff(None, assumes, str(error))
     return found
@@ -62,18 +62,17 @@ def roundoff(
 def _bound(
     coupling: Coupling,
     shrunk: Shrunk,
-    domain: Domain | None,
+    domains: Sequence[Domain] | None,
     inputs: tuple[Array, ...],
     precision: str,
     budget_s: float,
 ) -> float | None:
-    if domain is None or any(x.dtype.kind != "f" for x in inputs):
+    if domains is None or any(x.dtype.kind != "f" for x in inputs):
         raise UnsupportedOperation("no domain of the inputs is known")
     if coupling.graph.batch not in (None, 1):
         raise UnsupportedOperation(f"the graph fixes a batch of {coupling.graph.batch}")
     alive = coupling.alive({name: np.array(keep) for name, keep in shrunk.cuts.keep.items()})
     pair = twins_of(coupling.graph, shrunk.graph, alive, tuple(torch.from_numpy(x[:1]) for x in inputs))
-    domains = [domain] * len(pair.inputs)
     effort = Effort(budget_s, steps=0)
     return rounding(
         pair.twins, domains, pair.shapes, pair.inputs, pair.outputs, PRECISIONS[precision], effort

@@ -102,7 +102,7 @@ def test_the_command_repeats_the_flags() -> None:
     text = command(Run(model(), ENVIRONMENT, settings=settings))
     assert text == (
         "edgeprune run edgeprune.demo.lenet:build --channel-multiple 8 --no-fast --verbose "
-        "--exclude 'a b' --exclude c --domain 0.0 1.0 --limit size_ratio=0.5"
+        "--exclude 'a b' --exclude c --domain 0.0,1.0 --limit size_ratio=0.5"
     )
     assert files_read(Run(model(), ENVIRONMENT, settings=settings)) == ("edgeprune.toml",)
 

@@ -11,13 +11,14 @@ from nets import seeded
 from plans import coupled, plan_of, random_keep
 from torch import nn
 
+from edgeprune.deterministic import Bounded, Proof
 from edgeprune.distribution import Odds, Samples
 from edgeprune.domains import Box
 from edgeprune.graph import Coupling
 from edgeprune.plan import Shrunk
 from edgeprune.progress import silent
 from edgeprune.stages import certify as stage
-from edgeprune.stages.certify import Certified, Proof, Search, certify
+from edgeprune.stages.certify import Certified, Search, certify
 from edgeprune.stages.shrink import shrink
 
 torch.set_num_threads(1)
@@ -38,11 +39,11 @@ def case(low: float = 0.0) -> tuple[nn.Module, Coupling, Shrunk, Samples]:
 
 
 def run(proof: Proof | None = None, domain: Box | None = None, low: float = 0.0) -> Certified:
-    return certify(*case(low)[:3], domain or Box(0.0, 1.0), case(low)[3], ODDS, SEARCH, silent, proof)
+    return certify(*case(low)[:3], (domain or Box(0.0, 1.0),), case(low)[3], ODDS, SEARCH, silent, proof)
 
 
 def test_every_method_bounds_what_was_found() -> None:
-    found = run(Proof(("intervals", "crown", "quadratic")))
+    found = run(Proof(("intervals", "crown", "quadratic"), passes=2))
     proved = [c for c in found.certificates if c.scope == "global"]
     assert [c.name for c in proved] == ["difference intervals", "Δ-CROWN", "Δ-CROWN with quadratic layers"]
     assert found.violation is None
@@ -56,8 +57,8 @@ def test_every_method_bounds_what_was_found() -> None:
     assert proved[1].bound is not None
     assert proved[0].bound is not None
     assert proved[1].bound <= proved[0].bound * (1 + 1e-12)
-    assert found.best_global is not None
-    assert found.best_global.bound == min(c.bound for c in proved if c.bound is not None)
+    assert found.best is not None
+    assert found.best.bound == min(c.bound for c in proved if c.bound is not None)
 
 
 def test_the_mean_is_claimed_only_where_every_sample_is_inside() -> None:
@@ -81,7 +82,7 @@ def test_balls_around_samples_give_a_robust_quantile() -> None:
 
 
 def test_a_bound_below_a_measured_error_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "_bounded", lambda *_: (1e-6, ""))
+    monkeypatch.setattr(stage, "bounded", lambda *_: Bounded(1e-6))
     found = run(Proof(("crown",)))
     assert found.violation is not None
     assert found.violation.measured > found.violation.bound
@@ -122,7 +123,9 @@ def test_a_fixed_batch_is_attacked_in_its_own_size() -> None:
             return y
 
     fixed = Fixed().double()
-    found = stage._attack(fixed, fixed, Box(0.0, 1.0), [(5,)], samples, SEARCH, 3)
+    found = stage._Fight(fixed, fixed, SEARCH, 3).search(
+        (Box(0.0, 1.0),), [(5,)], (torch.from_numpy(samples.inputs[0]),)
+    )
     assert found.value == 0.0
     assert found.n_inputs > 0
     assert np.isfinite(samples.reference[0]).all()

@@ -90,7 +90,7 @@ def test_what_cannot_be_met_or_known_is_said() -> None:
 def test_radii_bound_what_layers_hear(make: type) -> None:
     x = np.clip(noise(64, 3, 6, 6).numpy(), -1, 1)
     coupling = coupled(seeded(make), noise(2, 3, 6, 6))
-    found = radii(coupling, Box(-1.0, 1.0), (noise(1, 3, 6, 6),))
+    found = radii(coupling, (Box(-1.0, 1.0),), (noise(1, 3, 6, 6),))
     import torch
     import torch.nn.functional as F
 
