@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgeprune.config import Resolved
 from edgeprune.errors import UnsupportedModel, UsageError
 from edgeprune.files import atomic, write_text
 from edgeprune.graph import copied
+from edgeprune.learning import trained_again
 from edgeprune.models import Loaded
 from edgeprune.plan import Cuts
 from edgeprune.planning import planned
@@ -60,6 +61,7 @@ def bisect(
     *,
     tolerance: float = 1e-3,
     every: bool = False,
+    training: bool = True,
     output: Path | None = None,
     weights: bool = True,
     progress: Progress = silent,
@@ -70,6 +72,8 @@ def bisect(
         limit: largest output difference that is allowed, over the held-out samples.
         tolerance: of a node, relative to its largest value.
         every: try every number of groups instead of halving.
+        training: where the run trained after pruning, train each of the partly pruned nets alike; the
+            whole plan is then judged with the weights that the run saved.
         output: a folder for a reproduction: the file, an input, what was found.
         weights: whether the reproduction holds the real weights.
 
@@ -80,7 +84,8 @@ def bisect(
     if record.model.weights_sha256 != loaded.weights_sha256:
         raise UsageError(f"{folder}: was made from other weights than the model has now; give the same.")
     line = prepare(loaded, resolved.settings)
-    crossing = _groups(line, Cuts.load(folder / "plan.json"), limit, every, progress)
+    saved = read_weights(folder / "pruned.safetensors") if training else None
+    crossing = _groups(line, Cuts.load(folder / "plan.json"), saved, limit, every, progress)
     parting = _nodes(line, folder, record, tolerance, progress)
     found = Bisected(limit, crossing, parting)
     if output is not None:
@@ -88,7 +93,20 @@ def bisect(
     return found
 
 
-def _groups(line: Line, cuts: Cuts, limit: float, every: bool, progress: Progress) -> Crossing:
+def _groups(
+    line: Line,
+    cuts: Cuts,
+    saved: dict[str, Tensor] | None,
+    limit: float,
+    every: bool,
+    progress: Progress,
+) -> Crossing:
+    """The group that carries the error across the limit.
+
+    Args:
+        saved: the run's own weights, with which its whole plan is judged; None to leave out what was
+            trained after pruning.
+    """
     coupling = couple(trace(line.loaded.module, line.inputs), line.settings.exclude)
     sizes = {group.name: group.size for group in coupling.groups}
     unknown = [name for name in cuts.keep if name not in sizes]
@@ -101,12 +119,19 @@ def _groups(line: Line, cuts: Cuts, limit: float, every: bool, progress: Progres
     batch = coupling.graph.batch or 64
     reference = torch_outputs(line.loaded.module, samples, batch)
 
-    def error_of(count: int) -> float:
+    def pruned(count: int) -> nn.Module:
+        if saved is not None and count == len(names):
+            return restore(line.loaded.module, coupling, cuts, saved).module
         widths = {**sizes, **{name: len(cuts.keep[name]) for name in names[:count]}}
         plan = planned(line, coupling, widths, progress)
         inputs = as_traced(coupling, line.inputs)
         shrunk = shrink(line.loaded.module, coupling, plan, inputs, line.settings.exclude)
-        return compare(reference, torch_outputs(shrunk.module, samples, batch)).difference
+        if saved is not None:
+            trained_again(line, coupling, shrunk, progress)
+        return shrunk.module
+
+    def error_of(count: int) -> float:
+        return compare(reference, torch_outputs(pruned(count), samples, batch)).difference
 
     return first_group(names, error_of, limit, every=every)
 

@@ -135,6 +135,19 @@ def _told(
     )
 
 
+def trained_again(line: Line, coupling: Coupling, shrunk: Shrunk, progress: Progress) -> None:
+    """Train a shrunk module in place as `learn` does, without a control, a checkpoint or a record.
+
+    Raises:
+        CalibrationError: there is nothing to train on.
+    """
+    if not recipes(line.settings, 1):
+        return
+    train, validation = _queries(line, coupling)
+    for name, recipe in recipes(line.settings, len(train.inputs[0])):
+        tune(shrunk.module, train, recipe, validation, seed=line.settings.seed, label=name, progress=progress)
+
+
 def _queries(line: Line, coupling: Coupling) -> tuple[Queries, Queries]:
     """Training and validation queries, apart, both from the fitting half."""
     settings = line.settings

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from edgeprune.errors import UsageError
 from edgeprune.files import write_text
 from edgeprune.serialization import from_json, to_json
+from edgeprune.versions import remedy, writer
 
 __all__ = [
     "LABELS",
@@ -397,9 +398,10 @@ class Run:
         if version != SCHEMA_VERSION:
             raise UsageError(
                 f"{path}: has schema version {version}, this edgeprune reads {SCHEMA_VERSION}; "
-                "use the edgeprune that wrote it, or make the run again."
+                f"{remedy(writer(content))}"
             )
         try:
             return from_json(Run, content)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise UsageError(f"{path}: is not the record of a run ({error}); make the run again.") from error
+            wrote = remedy(writer(content))
+            raise UsageError(f"{path}: is not the record of a run ({error}); {wrote}") from error

@@ -28,6 +28,7 @@ from edgeprune.records import (
     to_json,
     weakest,
 )
+from edgeprune.versions import remedy, this_version, writer
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 SETTING = st.recursive(
@@ -103,6 +104,16 @@ def test_another_schema_version_is_refused(tmp_path: Path, version: Any) -> None
     (tmp_path / "run.json").write_text(json.dumps(content))
     with pytest.raises(UsageError, match=f"schema version {version}, this edgeprune reads {SCHEMA_VERSION}"):
         Run.load(tmp_path)
+
+
+def test_the_message_names_the_version_that_wrote_it(tmp_path: Path) -> None:
+    content = {**to_json(RUN), "schema_version": 7}
+    content["environment"]["edgeprune"] = "3.2.1"
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=r"written by edgeprune 3\.2\.1, .*pip install edgeprune==3\.2\.1"):
+        Run.load(tmp_path)
+    assert "use the edgeprune that wrote it" in remedy(writer({"environment": 7}))
+    assert "this very version" in remedy(this_version())
 
 
 def test_a_folder_without_a_run_is_said(tmp_path: Path) -> None:

@@ -148,6 +148,23 @@ def test_drift_and_certificates_are_measured_again(terminal: Terminal, finished:
     assert found["drift on cpu"] == "wrong"
 
 
+@pytest.mark.parametrize("command", [("bisect", "--limit", "1"), ("validate",), ("certify",), ("gate",)])
+def test_a_run_of_another_version_names_it(
+    command: tuple[str, ...], terminal: Terminal, finished: Path
+) -> None:
+    record = json.loads((finished / "run.json").read_text())
+    record["environment"]["edgeprune"] = "9.9.9"
+    record["settings"].append({"name": "teleport", "value": 3, "origin": "flag"})
+    limits = next(s for s in record["settings"] if s["name"] == "limits")
+    limits["value"]["taste"] = 1.0
+    (finished / "run.json").write_text(json.dumps(record))
+    ended = terminal(command[0], finished, *command[1:])
+    assert ended.code == 2
+    assert "written by edgeprune 9.9.9" in ended.err
+    assert "pip install edgeprune==9.9.9" in ended.err
+    assert "teleport" in ended.err or "taste" in ended.err
+
+
 def test_bisect_names_the_group_and_leaves_a_reproduction(
     terminal: Terminal, finished: Path, tmp_path: Path
 ) -> None:
@@ -164,6 +181,32 @@ def test_bisect_names_the_group_and_leaves_a_reproduction(
     assert "not empty" in again.err
     whole = json.loads(terminal("bisect", finished, "--limit", "1e9", "--json", "-q").out)
     assert whole["crossing"]["group"] is None
+
+
+@pytest.mark.slow
+def test_bisect_trains_what_the_run_trained(terminal: Terminal, samples: Path, tmp_path: Path) -> None:
+    run = made(
+        terminal,
+        tmp_path / "t",
+        samples,
+        "--finetune",
+        "30",
+        "--no-certify",
+        "--no-simplify",
+        "--keep",
+        "0.3",
+    )
+    drift = Run.load(run).validations[0].drift
+    assert drift is not None
+
+    def errors(*more: str) -> dict[int, float]:
+        told = json.loads(terminal("bisect", run, "--limit", "1e-6", "--every", "--json", "-q", *more).out)
+        return {int(k): v for k, v in told["crossing"]["tried"].items()}
+
+    trained, plain = errors("--limit", "1e9"), errors("--no-training", "--limit", "1e9")
+    assert trained[2] == pytest.approx(drift.linf_max, rel=1e-4), "the saved weights, as they were measured"
+    assert trained[2] != pytest.approx(plain[2], rel=1e-2)
+    assert trained[1] != pytest.approx(plain[1], rel=1e-6), "a part of the plan is trained, too"
 
 
 @pytest.mark.slow

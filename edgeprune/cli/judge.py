@@ -90,13 +90,14 @@ def _limits(record: Run, values: dict[str, Any]) -> tuple[Limits, Limits]:
     from edgeprune.config import Settings, read_config
     from edgeprune.limits import Limits
     from edgeprune.tables import read_table
+    from edgeprune.versions import stored
 
     named = verdicts.limits_of(values)
     if values["config"] is not None:
         path, content = read_config(values["config"])
         named = named.over(read_table(Settings, content, str(path)).limits)
-    stored = next((s.value for s in record.settings if s.name == "limits"), None) or {}
-    own = read_table(Limits, stored, "run.json: the setting limits")
+    kept = next((s.value for s in record.settings if s.name == "limits"), None) or {}
+    own = stored(Limits, kept, "run.json: the setting limits", record.environment.edgeprune)
     limits = named.over(own)
     if values["baseline"] is not None and not limits.regression.given():
         regression = dataclasses.replace(limits.regression, all=0.0)

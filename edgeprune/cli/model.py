@@ -10,7 +10,7 @@ from edgeprune.cli.options import given
 from edgeprune.config import Resolved, Settings, resolve
 from edgeprune.errors import UsageError
 from edgeprune.records import Run
-from edgeprune.tables import read_table
+from edgeprune.versions import stored
 
 if TYPE_CHECKING:
     from edgeprune.models import Loaded
@@ -42,8 +42,8 @@ def of_run(folder: Path, values: dict[str, Any]) -> tuple[Loaded, Resolved]:
         UsageError: there is no run, or its model cannot be loaded from here.
     """
     record = Run.load(folder)
-    stored = {s.name: s.value for s in record.settings if s.value is not None}
-    settings = read_table(Settings, stored, f"{folder}/run.json: settings")
+    kept = {s.name: s.value for s in record.settings if s.value is not None}
+    settings = stored(Settings, kept, f"{folder}/run.json: settings", record.environment.edgeprune)
     changes = given(values)
     if "limits" in changes:
         changes["limits"] = changes["limits"].over(settings.limits)

@@ -34,6 +34,12 @@ run_argument = click.argument("folder", type=click.Path(path_type=Path), metavar
 )
 @click.option("--every", is_flag=True, help="Try every group instead of halving; finds the very first.")
 @click.option(
+    "--training/--no-training",
+    default=True,
+    show_default=True,
+    help="Where the run trained after pruning, train the partly pruned nets alike.",
+)
+@click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Also write a reproduction there."
 )
 @click.option("--without-weights", is_flag=True, help="The reproduction holds noise instead of your weights.")
@@ -43,6 +49,7 @@ def bisect(
     limit: float | None,
     tolerance: float,
     every: bool,
+    training: bool,
     output: Path | None,
     without_weights: bool,
     as_json: bool,
@@ -74,6 +81,7 @@ def bisect(
         allowed,
         tolerance=tolerance,
         every=every,
+        training=training,
         output=output,
         weights=not without_weights,
         progress=Bars(),
