@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import StorageError, UsageError
-from edgeprune.files import write_text
+from edgeprune.files import PART, write_text
 from edgeprune.records import Run
 
 logger = logging.getLogger(__name__)
@@ -106,13 +106,15 @@ def claim(
     mark = path / MARK
     if path.exists() and not path.is_dir():
         raise UsageError(f"-o {path}: is a file; name a folder.")
-    if path.is_dir() and not mark.is_file() and any(found.name != LOCK for found in path.iterdir()):
+    if path.is_dir() and not mark.is_file() and not all(map(_unfinished, path.iterdir())):
         raise UsageError(
             f"-o {path}: exists and is not the folder of a run, so nothing was written there; "
             "name a new folder."
         )
     _make(path)
     with _alone(path):
+        for cut_off in path.rglob(f".*{PART}"):  # of a run that was killed amid a write
+            cut_off.unlink(missing_ok=True)
         previous = _key(mark)
         if key is None and previous is None:
             raise UsageError(f"{path}: there is no run here; make one with `edgeprune run`.")
@@ -137,6 +139,11 @@ def claim(
             if not folder.run.seconds:
                 _undo(path)  # nothing was finished, so nothing is left behind
             raise
+
+
+def _unfinished(path: Path) -> bool:
+    """Whether a file is what a run leaves that is killed in its first moment."""
+    return path.name == LOCK or (path.name.startswith(f".{MARK}.") and path.suffix == PART)
 
 
 def _undo(path: Path) -> None:

@@ -11,9 +11,7 @@ import io
 import json
 import os
 import pickle
-import signal
 import struct
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -29,7 +27,7 @@ from report_runs import full_run
 from safetensors.torch import save, save_file
 from terminal import SMALL, Ended, Terminal
 
-from edgeprune.records import Run, to_json
+from edgeprune.records import to_json
 
 KNOWN_CODES = {0, 1, 2, 3, 4, 5, 6}
 
@@ -524,70 +522,12 @@ def test_a_missing_package_is_one_error(
     clear(terminal("doctor"), 0, 2)
 
 
-# -------------------------------------------------------------------------------- kill -9, resume
-
-_KILLED = """
-import os, signal, sys
-from edgeprune import folder
-where, when = sys.argv[1:3]
-stage = folder.RunFolder.stage
-from contextlib import contextmanager
-@contextmanager
-def deadly(self, name):
-    if name == where and when == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
-    with stage(self, name):
-        yield
-        if name == where and when == "within":
-            os.kill(os.getpid(), signal.SIGKILL)
-    if name == where:
-        os.kill(os.getpid(), signal.SIGKILL)
-folder.RunFolder.stage = deadly
-sys.argv = ["edgeprune", *sys.argv[3:]]
-from edgeprune.cli import entry
-entry()
-"""
-_POINTS = [("shrink", "within"), ("export-pruned", "after"), ("certify", "within")]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("stage", "when"), _POINTS)
-def test_a_killed_run_is_resumed_to_the_same_files(
-    stage: str, when: str, terminal: Terminal, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    asked = [
-        "run",
-        f"{SMALL}:build",
-        "--input",
-        "1x8",
-        "--method",
-        "magnitude",
-        "--multiple",
-        "1",
-        "--domain",
-        "-1,1",
-        "--no-latency",
-        "--no-simplify",
-    ]
-    killed = subprocess.run(
-        [sys.executable, "-c", _KILLED, stage, when, *asked, "-o", "r"], capture_output=True, check=False
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert not list(Path().rglob("*.part"))
-    if Path("r/run.json").exists():
-        assert (stage in Run.load(Path("r")).seconds) is (when == "after")
-    clear(terminal(*asked, "-o", "r"), 0)
-    clear(terminal("verify", "r"), 0)
-    whole = _CLEAN.get("r") or _CLEAN.setdefault("r", tmp_path_factory.mktemp("clean") / "r")
-    if not whole.exists():
-        clear(terminal(*asked, "-o", whole), 0)
-    for name in ("plan.json", "pruned.safetensors", "original.onnx", "pruned.onnx"):
-        assert (Path("r") / name).read_bytes() == (whole / name).read_bytes(), name
-
-
-_CLEAN: dict[str, Path] = {}
-
-
 def test_weights_of_another_model_do_not_load(terminal: Terminal) -> None:
     save_file({"0.weight": torch.zeros(3, 3)}, "w.safetensors")
     clear(terminal("inspect", f"{SMALL}:build", "--input", "1x8", "--weights", "w.safetensors"), 2)
+
+
+def test_there_are_far_more_than_a_hundred_of_them() -> None:
+    tables = (RECORDS, LIMITS, TOML, WEIGHTS, SAMPLES, ONNX, INPUTS, MODELS, FLAGS)
+    assert sum(map(len, tables)) >= 150
+    assert all(len(set(map(str, table))) == len(table) for table in tables)
