@@ -26,14 +26,15 @@ from typing import Any
 DEADLINE_S = 90.0
 
 
-def forked(arguments: list[str], before: Callable[[], None], said: Path) -> int:
-    """The process id of a child that gives a command; what it says goes to a file."""
+def forked(arguments: list[str], before: Callable[[], None]) -> tuple[int, int]:
+    """The process id of a child that gives a command, and a pipe with what it says (a few kB)."""
+    said, says = os.pipe()
     child = os.fork()
     if child:
-        return child
-    with said.open("wb") as stream:
-        for number in (1, 2):
-            os.dup2(stream.fileno(), number)
+        os.close(says)
+        return child, said
+    for number in (1, 2):
+        os.dup2(says, number)
     from edgeprune.cli import entry
 
     sys.argv = ["edgeprune", *arguments]
@@ -112,10 +113,13 @@ def ending(arguments: list[str], case: dict[str, Any], folder: Path) -> dict[str
         before = limited(case["limit"])
     elif "signal" in case:
         watch = marked(folder, case["signal"])
-    said = folder.parent / f"{folder.name}.txt"
-    code = ended(forked([*arguments, "-o", str(folder)], before, said), watch)
+    child, said = forked([*arguments, "-o", str(folder)], before)
+    code = ended(child, watch)
+    os.set_blocking(said, False)
+    with os.fdopen(said, "rb") as stream:
+        words = (stream.read() or b"").decode()
     left = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    return {"code": code, "said": said.read_text(encoding="utf-8"), "left": left}
+    return {"code": code, "said": words, "left": left}
 
 
 def main() -> None:

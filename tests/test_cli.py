@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -350,6 +351,11 @@ def test_every_command_explains_itself(name: str):
     command = main.get_command(context, name)
     assert command is not None
     assert command.help
+    text = command.get_help(click.Context(command, info_name=name))
+    assert re.search(rf"^ +edgeprune {name}\b", text, re.MULTILINE), (
+        "the help has an example on a line of its own"
+    )
+    assert "\\b" not in text
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"{name} {parameter.opts}"

@@ -188,6 +188,34 @@ def test_completion_knows_the_commands(
     assert {item.value for item in made.get_completions([], "")} >= set(COMMANDS)
 
 
+def test_completion_works_in_a_real_bash(tmp_path: Path) -> None:
+    tool = tmp_path / "edgeprune"
+    tool.write_text(f'#!/bin/sh\nexec {sys.executable} -m edgeprune "$@"\n')
+    tool.chmod(0o755)
+    script = (
+        'eval "$(_EDGEPRUNE_COMPLETE=bash_source edgeprune)"\n'
+        "complete -p edgeprune >&2\nCOMP_WORDS=(edgeprune ga); COMP_CWORD=1\n"
+        '_edgeprune_completion edgeprune ga edgeprune\necho "${COMPREPLY[@]}"\n'
+        'COMPREPLY=(); COMP_WORDS=(edgeprune gate --sa); COMP_CWORD=2\n_edgeprune_completion edgeprune --sa gate\necho "${COMPREPLY[@]}"\n'
+    )
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["gate", "--sarif"], done.stderr
+
+
+def test_no_command_shows_the_help(terminal: Terminal) -> None:
+    ended = terminal()
+    assert ended.code == 2
+    assert ended.err.startswith("Usage: edgeprune ")
+    assert "Try it:   edgeprune demo" in ended.err
+
+
 def test_errors_have_one_shape(terminal: Terminal) -> None:
     for arguments in (
         ["gate"],

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -28,7 +31,7 @@ def _blocks(page: Path, language: str) -> list[str]:
 def _commands(page: Path) -> list[str]:
     fenced = "\n".join(re.findall(r"^\s*```\w*\n(.*?)^\s*```", page.read_text(encoding="utf-8"), re.M | re.S))
     lines = re.findall(r"^\s*(?:\$ )?(edgeprune [a-z][^\n]*)$", fenced.replace("\\\n", " "), re.MULTILINE)
-    return [line.split(" #")[0].rstrip() for line in lines]
+    return [re.split(r" #| > ", line)[0].rstrip() for line in lines]
 
 
 WRITTEN = [(page.relative_to(ROOT).as_posix(), line) for page in PAGES for line in _commands(page)]
@@ -96,3 +99,11 @@ def test_links_between_the_documents_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} → {target}"
+
+
+def test_settings_and_commands_are_documented_as_they_are():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "document.py"), "--check"],
+        capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

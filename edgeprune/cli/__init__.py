@@ -71,6 +71,11 @@ _VERBOSITY: list[click.Parameter] = [
 """Every command takes them, before its name or behind it."""
 
 
+def _lined(text: str | None) -> str | None:
+    """A help text whose examples keep their lines: raw docstrings spell click's mark for that out."""
+    return None if text is None else text.replace("\\b\n", "\b\n")
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are asked for."""
 
@@ -87,6 +92,10 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"edgeprune.cli.{self.members[cmd_name][0]}")
         command = getattr(module, cmd_name)
         assert isinstance(command, click.Command)
+        if command.help is not None:
+            command.help = command.help.replace(
+                "\\b\n", "\b\n"
+            )  # raw docstrings spell it out; \b keeps lines
         if not any(p.name == _VERBOSITY[0].name for p in command.params):
             command.params += _VERBOSITY
         return command
@@ -131,6 +140,9 @@ def main(ctx: click.Context, verbose: bool, quiet: bool) -> None:
 
     ctx.color = colours()
     set_up_logging(verbose, quiet)
+
+
+main.help = _lined(main.help)
 
 
 def entry() -> None:

@@ -45,7 +45,7 @@ def schema(what: str) -> int:
 @click.command()
 @click.argument("files", type=click.Path(path_type=Path), metavar="[FILE]…", nargs=-1)
 @click.option("--check", is_flag=True, help="Only say whether the files are right (for pre-commit).")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.json_option
 def config(files: tuple[Path, ...], check: bool, as_json: bool) -> int:
     r"""Show each setting, its value, and where that comes from.
 

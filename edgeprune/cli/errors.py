@@ -18,7 +18,7 @@ def told(command: click.Command) -> None:
     """Run the command; exit with the code of whatever stopped it."""
     verbose = any(argument in ("-v", "--verbose") for argument in sys.argv[1:])
     try:
-        status = command.main(standalone_mode=False)
+        status = command.main(prog_name="edgeprune", standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(
             _say(
@@ -31,6 +31,9 @@ def told(command: click.Command) -> None:
                 "interrupted; what was finished stays, and the same command goes on from there.", INTERRUPTED
             )
         )
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(USAGE)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f" Try `{context.command_path} --help`." if context is not None else ""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgeprune.cli import options
 from edgeprune.errors import UsageError
 from edgeprune.files import write_text
 
@@ -19,7 +20,7 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 @click.command()
 @click.argument("rule", required=False, metavar="[RULE]")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.json_option
 def explain(rule: str | None, as_json: bool) -> int:
     r"""Say what a rule means and what to do about it; without one, list them all.
 
@@ -59,7 +60,7 @@ def explain(rule: str | None, as_json: bool) -> int:
 @click.option("--sarif", type=click.Path(path_type=Path), metavar="FILE", help="Also write SARIF 2.1.0.")
 @click.option("--github", is_flag=True, help="Also print GitHub annotations (at most 10 of a type).")
 @click.option("--strict", is_flag=True, help="Warnings make the exit code 1, too.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.json_option
 def lint(places: tuple[Path, ...], sarif: Path | None, github: bool, strict: bool, as_json: bool) -> int:
     r"""Look over runs and ONNX files for what deserves a second look; 1 if something is wrong.
 

@@ -16,11 +16,9 @@ from edgeprune.records import Latency, Run
 if TYPE_CHECKING:
     from edgeprune.limits import Limits
 
-run_argument = click.argument("folder", type=click.Path(path_type=Path), metavar="RUN")
-
 
 @click.command()
-@run_argument
+@options.run_argument
 @options.limit_options
 @click.option(
     "--config",

@@ -28,11 +28,15 @@ def _table(*columns: tuple[str, bool]) -> Table:
 @click.command()
 @options.model_argument
 @options.model_options
-@click.option("--calibration", metavar="SET", help="Take example inputs from there.")
+@options.samples_option
 @click.option("--exclude", multiple=True, metavar="LAYER", help="A layer whose channels stay; repeatable.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.json_option
 def inspect(model: str | None, as_json: bool, **values: Any) -> int:
-    """List the MODEL's groups of channels, what is pinned and why, and the cost of each layer."""
+    r"""List the MODEL's groups of channels, what is pinned and why, and the cost of each layer.
+
+    \b
+      edgeprune inspect model.py:build --input 1x3x224x224
+    """
     from edgeprune.cli.model import loaded_and_resolved
     from edgeprune.preparation import prepare
     from edgeprune.stages.couple import couple
@@ -80,11 +84,15 @@ def inspect(model: str | None, as_json: bool, **values: Any) -> int:
 @click.command()
 @click.argument("name", required=False, metavar="[NAME]")
 @click.option("--check", is_flag=True, help="Try whether it can be reached and has its provider.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.json_option
 def targets(name: str | None, check: bool, as_json: bool) -> int:
-    """List the targets, show one, or check whether it can be reached.
+    r"""List the targets, show one, or check whether it can be reached.
 
     NAME is a target's name or the path of a .toml file.
+
+    \b
+      edgeprune targets
+      edgeprune targets ./board.toml --check
     """
     import json
 
@@ -143,7 +151,11 @@ def _probe(target: Any) -> dict[str, Any]:
 
 @click.command()
 def doctor() -> int:
-    """Tell versions, providers and what is missing; exits with 2 if something needed is."""
+    r"""Tell versions, providers and what is missing; exits with 2 if something needed is.
+
+    \b
+      edgeprune doctor
+    """
     from edgeprune import environment
 
     about = environment.describe(0)

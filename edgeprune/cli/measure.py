@@ -62,12 +62,13 @@ def profile(
     source: Path, target: str, inputs: Path | None, operations: bool, seed: int,
     inventory: Path | None, as_json: bool, launches: int,
 ) -> int:  # fmt: skip
-    """Time an ONNX file alone: load, first run, steady state, and where the time goes.
+    r"""Time an ONNX file alone: load, first run, steady state, and where the time goes.
 
     Of a RUN both models are profiled. To say that one model is faster than another use `compare`,
     which measures them in pairs.
 
-    Example: edgeprune profile model.onnx --target cpu-1t
+    \b
+      edgeprune profile model.onnx --target cpu-1t
     """
     from edgeprune.profiles import find_target
     from edgeprune.records import to_json
@@ -106,12 +107,13 @@ def compare(
     first: Path, second: Path, target: str, inputs: Path | None, operations: bool, seed: int,
     inventory: Path | None, as_json: bool, latency: bool,
 ) -> int:  # fmt: skip
-    """Compare two ONNX files on a target: outputs, latency in pairs, memory, and by operation.
+    r"""Compare two ONNX files on a target: outputs, latency in pairs, memory, and by operation.
 
     B is held against A: a ratio below 1 means that B is faster, and outputs are compared with
     those of A on this machine's CPU. Exits with 5 if the target could not be reached.
 
-    Example: edgeprune compare original.onnx pruned.onnx --target cpu-1t
+    \b
+      edgeprune compare original.onnx pruned.onnx --target cpu-1t
     """
     from edgeprune.profiles import find_target
     from edgeprune.records import to_json
@@ -154,12 +156,13 @@ def compare(
 def package(
     source: Path, output: Path, batch: int, fp16: bool, external_data: bool, inputs: Path | None, seed: int
 ) -> int:
-    """Make an ONNX file (of a RUN the pruned one) ready for phones, and say which providers take it.
+    r"""Make an ONNX file (of a RUN the pruned one) ready for phones, and say which providers take it.
 
     Writes the file with fixed shapes, as .ort with the operators a small onnxruntime must be built
     with, and on demand in float16. Each is run here and held against the original.
 
-    Example: edgeprune package pruned.onnx -o phone --fp16
+    \b
+      edgeprune package pruned.onnx -o phone --fp16
     """
     from edgeprune.stages.package import package as make
 

@@ -19,12 +19,15 @@ __all__ = [
     "certify_options",
     "export_options",
     "given",
+    "json_option",
     "latency_option",
     "limit_options",
     "model_argument",
     "model_options",
     "output_options",
     "prune_options",
+    "run_argument",
+    "samples_option",
     "target_option",
     "together",
 ]
@@ -33,6 +36,9 @@ DEFAULT = Settings()
 
 
 model_argument = click.argument("model", required=False, metavar="[MODEL]")
+run_argument = click.argument("folder", type=click.Path(path_type=Path), metavar="RUN")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+samples_option = click.option("--calibration", metavar="SET", help="Take example inputs from there.")
 
 model_options = together(
     click.option("--weights", metavar="FILE", help="A .safetensors file for the model."),

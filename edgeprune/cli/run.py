@@ -73,9 +73,12 @@ def run(model: str | None, output: Path | None, overwrite: bool, inconclusive: A
 @_output()
 @overwrite_option
 def prune(model: str | None, output: Path, overwrite: bool, **values: Any) -> int:
-    """Choose channels and shrink the MODEL; writes plan.json and pruned.safetensors.
+    r"""Choose channels and shrink the MODEL; writes plan.json and pruned.safetensors.
 
     `edgeprune run` with the same settings goes on from there.
+
+    \b
+      edgeprune prune model.py:build --calibration data.npz --params 0.4 -o runs/x
     """
     return _walk(model, output, overwrite, "error", values, until="shrink")
 
@@ -88,7 +91,12 @@ def prune(model: str | None, output: Path, overwrite: bool, **values: Any) -> in
 @click.option("--method", default="gram", show_default=True, metavar="NAME", help="How units are chosen.")
 @options.latency_option
 def demo(output: Path, **values: Any) -> int:
-    """Prune the bundled LeNet-300-100, trained on MNIST, and show what came of it."""
+    r"""Prune the bundled LeNet-300-100, trained on MNIST, and show what came of it.
+
+    \b
+      edgeprune demo
+      edgeprune demo --keep 0.2 --method magnitude -o runs/magnitude
+    """
     values = {**values, "calibration": "mnist"}
     return _walk("edgeprune.demo.lenet:build", output, True, "error", values)
 

@@ -13,20 +13,22 @@ from edgeprune.cli import options, verdicts
 from edgeprune.cli.console import Bars, show
 from edgeprune.records import to_json
 
-run_argument = click.argument("folder", type=click.Path(path_type=Path), metavar="RUN")
-
 
 @click.command()
 @options.model_argument
 @options.model_options
-@click.option("--calibration", metavar="SET", help="Take example inputs from there.")
+@options.samples_option
 @click.option("--opset", type=int, metavar="N", help="ONNX opset [default: the exporter's].")
 @click.option("--dynamic-batch/--no-dynamic-batch", default=None, help="Leave the batch size free.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The ONNX file."
 )
 def export(model: str | None, output: Path, **values: Any) -> int:
-    """Write MODEL as an ONNX file, checked against the torch net in float64; nothing is pruned."""
+    r"""Write MODEL as an ONNX file, checked against the torch net in float64; nothing is pruned.
+
+    \b
+      edgeprune export model.py:build --input 1x3x224x224 -o model.onnx
+    """
     from edgeprune.cli.model import loaded_and_resolved
     from edgeprune.preparation import prepare
     from edgeprune.stages.export import export as write
@@ -71,7 +73,11 @@ def export(model: str | None, output: Path, **values: Any) -> int:
     "--seed", type=int, default=0, show_default=True, help="Of the inputs both files are compared on."
 )
 def simplify(source: Path, output: Path, time_limit: float, seed: int) -> int:
-    """Simplify an ONNX file with onnxsim, and check that it still computes the same."""
+    r"""Simplify an ONNX file with onnxsim, and check that it still computes the same.
+
+    \b
+      edgeprune simplify model.onnx -o simpler.onnx
+    """
     from edgeprune.stages.parity import compare, file_outputs, noise_for
     from edgeprune.stages.simplify import simplify as make
 
@@ -97,7 +103,7 @@ def simplify(source: Path, output: Path, time_limit: float, seed: int) -> int:
 
 
 @click.command()
-@run_argument
+@options.run_argument
 @options.target_option
 @options.latency_option
 @options.limit_options
@@ -112,7 +118,7 @@ def validate(folder: Path, inconclusive: Any, **values: Any) -> int:
 
 
 @click.command()
-@run_argument
+@options.run_argument
 @options.certify_options
 @options.bound_option("--method", "--bound")
 @click.option("--attack-steps", type=int, metavar="N", help="Gradient steps of the search for large errors.")

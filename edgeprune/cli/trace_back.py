@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeprune.cli import options
 from edgeprune.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeprune.bisection import Bisected
 
-run_argument = click.argument("folder", type=click.Path(path_type=Path), metavar="RUN")
-
 
 @click.command()
-@run_argument
+@options.run_argument
 @click.option(
     "--limit",
     type=float,
@@ -43,7 +42,7 @@ run_argument = click.argument("folder", type=click.Path(path_type=Path), metavar
     "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Also write a reproduction there."
 )
 @click.option("--without-weights", is_flag=True, help="The reproduction holds noise instead of your weights.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.json_option
 def bisect(
     folder: Path,
     limit: float | None,
@@ -121,13 +120,13 @@ def _tell(found: Bisected, output: Path | None) -> None:
 
 
 @click.command()
-@run_argument
+@options.run_argument
 @click.option(
     "--key", type=click.Path(path_type=Path), metavar="FILE", help="Public key (PEM) of a signature."
 )
 @click.option("--drift", is_flag=True, help="Also measure the outputs again, on the run's targets.")
 @click.option("--certificates", is_flag=True, help="Also make the certificates again.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.json_option
 def verify(folder: Path, key: Path | None, drift: bool, certificates: bool, as_json: bool) -> int:
     r"""Recheck the digests of a RUN's files; 1 if one is not what the run wrote.
 
@@ -167,7 +166,7 @@ def _again(folder: Path, drift: bool, certificates: bool) -> list[Any]:
 
 
 @click.command()
-@run_argument
+@options.run_argument
 @click.option(
     "--key",
     type=click.Path(path_type=Path),
