@@ -74,7 +74,8 @@ class Interpreter(fx.Interpreter):
         """An operation, in the asked precision."""
         if self.dtype is not None:  # casts and constants of the traced precision follow the asked one
             args, kwargs = (tree_map(self._precision, given) for given in (args, kwargs))
-        return super().call_function(target, args, kwargs)
+        found = super().call_function(target, args, kwargs)
+        return self._cast(found)  # a choice between two numbers has the default precision
 
     def _precision(self, value: Any) -> Any:
         return self.dtype if isinstance(value, torch.dtype) and value.is_floating_point else value

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,58 @@ from edgeprune.files import write_text
 from edgeprune.graph import Coupling, Ints
 
 PLAN_VERSION = 1
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How units were drawn: all that a promise about them needs, beside the norm of what the layer hears.
+
+    Attributes:
+        draws: number of random draws, with repetitions.
+        fixed: whether that number was fixed in advance.
+        scores: (n,) float64, what the probabilities are proportional to.
+        norms: by making layer, in the group's order, (n,) ‖p̃_i‖.
+        loads: by reading node, (n,) Σ over taps of max |W| over outputs.
+        masses: None where one coreset serves the layer. Where each reading neuron has its own, by reading
+            node (2, outputs, 2) Σ |W_ji| ‖p̃_i‖ inside the set of kept units and outside it, of the
+            positive and of the negative weights; a node is missing where that says nothing.
+    """
+
+    draws: int
+    fixed: bool
+    scores: Floats
+    norms: tuple[Floats, ...] = ()
+    loads: Mapping[str, Floats] = field(default_factory=dict)
+    masses: Mapping[str, Floats] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Lists in place of arrays."""
+        return {
+            "draws": self.draws,
+            "fixed": self.fixed,
+            "scores": self.scores.tolist(),
+            "norms": [norm.tolist() for norm in self.norms],
+            "loads": {name: load.tolist() for name, load in self.loads.items()},
+            "masses": None
+            if self.masses is None
+            else {name: mass.tolist() for name, mass in self.masses.items()},
+        }
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> Sampling:
+        """What `to_json` gave."""
+        return Sampling(
+            int(content["draws"]),
+            bool(content["fixed"]),
+            np.array(content["scores"], dtype=np.float64),
+            tuple(np.array(norm, dtype=np.float64) for norm in content["norms"]),
+            {name: np.array(load, dtype=np.float64) for name, load in content["loads"].items()},
+            None
+            if content["masses"] is None
+            else {name: np.array(mass, dtype=np.float64) for name, mass in content["masses"].items()},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +83,7 @@ class Selection:
             readers' biases.
         error: expected relative squared error of what the readers hear, under the evidence the
             method used; None where the method states none.
-        draws: number of random draws made, with repetitions; None for deterministic methods.
-        scores: (n,) the sampling scores behind those draws, None for other methods.
+        sampling: how the units were drawn by their sensitivities; None for other methods.
         factors: by reading node, (outputs, n): each of the reader's outputs weighs the units by itself
             (W′_ji = W_ji · factor_ji), in place of `mix`.
     """
@@ -41,8 +92,7 @@ class Selection:
     mix: npt.NDArray[np.float64] | None = None
     shift: npt.NDArray[np.float64] | None = None
     error: float | None = None
-    draws: int | None = None
-    scores: npt.NDArray[np.float64] | None = None
+    sampling: Sampling | None = None
     factors: Mapping[str, npt.NDArray[np.float64]] | None = None
 
 
@@ -75,8 +125,7 @@ class Cuts:
         keep: group → kept units.
         shrunk: whether the user's module or the exported graph was narrowed.
         errors: group → the method's expected relative squared error, where it states one.
-        draws: group → number of random draws, for methods that sample.
-        scores: group → the sampling scores behind those draws.
+        sampling: group → how its units were drawn, for methods that sample by sensitivity.
     """
 
     weights: Mapping[str, Mapping[int, tuple[int, ...]]]
@@ -84,8 +133,7 @@ class Cuts:
     shrunk: str = "module"
     exclude: tuple[str, ...] = ()
     errors: Mapping[str, float] = field(default_factory=dict)
-    draws: Mapping[str, int] = field(default_factory=dict)
-    scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    sampling: Mapping[str, Sampling] = field(default_factory=dict)
 
     @staticmethod
     def of(coupling: Coupling, plan: Plan, shrunk: str, exclude: tuple[str, ...]) -> Cuts:
@@ -105,8 +153,7 @@ class Cuts:
             shrunk,
             exclude,
             {name: s.error for name, s in chosen if s.error is not None},
-            {name: s.draws for name, s in chosen if s.draws is not None},
-            {name: tuple(s.scores.tolist()) for name, s in chosen if s.scores is not None},
+            {name: s.sampling for name, s in chosen if s.sampling is not None},
         )
 
     def save(self, path: Path) -> None:
@@ -121,8 +168,7 @@ class Cuts:
             "exclude": list(self.exclude),
             "keep": {name: list(keep) for name, keep in self.keep.items()},
             "errors": dict(self.errors),
-            "draws": dict(self.draws),
-            "scores": {name: list(scores) for name, scores in self.scores.items()},
+            "sampling": {name: one.to_json() for name, one in self.sampling.items()},
             "weights": {
                 name: {str(axis): list(index) for axis, index in axes.items()}
                 for name, axes in self.weights.items()
@@ -153,8 +199,7 @@ class Cuts:
                 str(content["shrunk"]),
                 tuple(content["exclude"]),
                 {name: float(error) for name, error in content["errors"].items()},
-                {name: int(draws) for name, draws in content["draws"].items()},
-                {name: tuple(map(float, scores)) for name, scores in content["scores"].items()},
+                {name: Sampling.from_json(one) for name, one in content.get("sampling", {}).items()},
             )
         except FileNotFoundError:
             raise UsageError(

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from edgeprune.bounds.interval import Step
 from edgeprune.errors import UnsupportedOperation
+from edgeprune.execution import Interpreter
 from edgeprune.forms import Application, Constant, Form, Input, Kept, Scene, Twin
 from edgeprune.graph import Alive, Graph, Node, copied
 from edgeprune.ops import operation_for
@@ -129,24 +130,13 @@ def _moving(graph: Graph) -> frozenset[str]:
     return frozenset(found)
 
 
-class _Recorder(fx.Interpreter):
-    """Remembers the value of every node."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module, garbage_collect_values=False)
-        self.values: dict[str, Any] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        self.values[n.name] = value
-        return value
-
-
 def _all_values(module: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[str, Any]:
-    recorder = _Recorder(copied(module).double())
+    """Every node's value in float64; casts to the traced precision follow."""
+    every = frozenset(node.name for node in module.graph.nodes)
+    recorder = Interpreter(copied(module).double(), {}, every, {}, torch.float64)
     with torch.no_grad():
         recorder.run(*[x.double() if x.is_floating_point() else x for x in inputs])
-    return recorder.values
+    return dict(recorder.values)
 
 
 def _scene(values: Mapping[str, Any], moving: frozenset[str]) -> Scene:

@@ -23,14 +23,35 @@ Derivation of  P( sup_{x, j} |z_j − z̃_j| ≤ (t/√m)(2 + √(2 ln(2k/δ))) 
 Other probabilities qᵢ than sᵢ/t: the same with t replaced by max sᵢ/qᵢ. A reader with T taps (a
 convolution; φ(0) = 0; sᵢ from Σ_taps max over outputs): Z is a sum over taps, the T Rademacher terms
 are added, and by Cauchy–Schwarz Σ_τ ‖v_τ‖₂ ≤ √T (Σ_τ ‖v_τ‖₂²)^½ ≤ √T · t√m: 2 becomes 2√T.
-There is no VC dimension, no sign condition on W, and no constant left open. It is far from
-tight (12–55 times the largest error that search finds on one layer): a promise made in advance,
+Several layers whose values are added (a residual stream): hᵢ = F(p̃₁ᵢ·x̃₁, …, p̃_Kᵢ·x̃_K), F built of sums,
+averages and Lipschitz activations, changing by at most ℓ_k per unit of its k-th argument, |F(0)| = c.
+Contraction is applied at every activation, suprema of sums are split, and with a_ki = ℓ_k β̃_k ‖p̃_ki‖
+
+    |hᵢ| ≤ c + Σ_k a_ki ≤ c + √K (Σ_k a_ki²)^½ =: rᵢ,
+    Σ_k β̃_k ℓ_k ‖Σ_r ε_r c_r p̃_kI_r‖ ≤ √K (Σ_r c_r² Σ_k a_kI_r²)^½ ≤ (Σ_r c_r² r_{I_r}²)^½ ≤ t √m,
+
+so sᵢ = max_j |W_ji| rᵢ serves as before; K = 1 is the case above. An average over positions has no larger
+supremum than its parts. A zero that a reader pads with is F at x̃ = 0, if c = 0.
+
+The binary step has no slope. But h(x) ∈ {0, 1}ⁿ takes few values: sets cut out by half-spaces through the
+origin of R^{d+1} have Vapnik–Chervonenkis dimension d + 1, so at most C = min(2ⁿ, Σ_{l≤d+1} (n over l))
+vectors (Sauer 1972, Shelah 1972), Cᵀ with T taps. For each of them, and each output, Hoeffding gives
+P(|z − z̃| ≥ η) ≤ 2 exp(−η²m/(2t²)); the union is δ at η = (t/√m) √(2 ln(2kCᵀ/δ)).
+
+A coreset for each neuron, confined to units S that were drawn for all: the neuron's positive (or negative)
+weights have mass b = Σ sᵢ, b_S inside S. M draws inside S with probability sᵢ/b_S, each worth b/b_S times its
+weight, estimate (b/b_S) Σ_S w h to within (b/√M)(2 + √(2 ln(4k/δ))), a union over k neurons, two signs and
+two sides. As 0 ≤ w h ≤ s, that differs from Σ w h by at most b − b_S. Both signs add up.
+
+There is no VC dimension in the Lipschitz case, no sign condition on W, and no constant left open. It is far
+from tight (12–55 times the largest error that search finds on one layer): a promise made in advance,
 never the headline.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -68,6 +89,77 @@ def unit_bounds(
     return heard * size
 
 
+def reach(
+    norms: Sequence[Tensor], radii: Sequence[float], steepness: Sequence[float], constant: float = 0.0
+) -> Tensor:
+    """The rᵢ of the module's docstring: how large a unit's value can become; (units,) float64.
+
+    Args:
+        norms: by layer that makes the units, (units,) ‖p̃ᵢ‖.
+        radii: by layer, β: sup ‖x‖₂ of what it hears.
+        steepness: by layer, ℓ: how much a unit's value can change per unit of that layer's.
+        constant: c, a unit's value where every layer gives 0.
+    """
+    parts = [
+        (slope * math.sqrt(beta**2 + 1) * norm.to(torch.float64)) ** 2
+        for norm, beta, slope in zip(norms, radii, steepness, strict=True)
+    ]
+    return constant + math.sqrt(len(parts)) * torch.stack(parts).sum(0).sqrt()
+
+
+def stepped(
+    t: float,
+    draws: int,
+    outputs: int,
+    delta: float,
+    *,
+    units: int,
+    inputs: int,
+    taps: int = 1,
+    any_time: bool = False,
+) -> float:
+    """(t/√m) √(2 ln(2kCᵀ/δ)) for the binary step, whose units say 0 or 1.
+
+    Args:
+        units: n.
+        inputs: d, the dimension of what the units hear.
+        taps: T.
+        any_time: as in `explicit`.
+
+    Raises:
+        UsageError: a number is out of its range.
+
+    Source:
+        Derived in the module's docstring; Sauer, J. Combin. Theory A 13 (1972).
+    """
+    _check(draws, delta, outputs, taps)
+    dimension = min(inputs + 1, units)
+    few = dimension < units
+    patterns = (
+        math.log(sum(math.comb(units, size) for size in range(dimension + 1))) if few else units * math.log(2)
+    )
+    log = math.log(2 * outputs / _spent(delta, draws, any_time)) + taps * patterns
+    return t / math.sqrt(draws) * math.sqrt(2 * log)
+
+
+def confined(inside: Tensor, outside: Tensor, draws: int, delta: float) -> float:
+    """What a coreset of each neuron within a common set of units promises, over all of them.
+
+    Args:
+        inside: (neurons, 2) b_S, of the positive and of the negative weights.
+        outside: (neurons, 2) b − b_S.
+        draws: M, of each neuron and sign.
+
+    Returns:
+        max over neurons of Σ_signs (b − b_S) + (b/√M)(2 + √(2 ln(4k/δ))); b alone where b_S = 0.
+    """
+    _check(draws, delta, len(inside))
+    whole = inside + outside
+    random = _constant(2 * len(inside), delta, 1) / math.sqrt(draws)
+    each = torch.where(inside > 0, outside + whole * random, whole)
+    return float(each.sum(1).max())
+
+
 def spread(sensitivities: Tensor, probabilities: Tensor | None = None) -> float:
     """The t of the theorem: Σ sᵢ, or max sᵢ/qᵢ where the draws had other probabilities than sᵢ/t.
 
@@ -87,9 +179,15 @@ def spread(sensitivities: Tensor, probabilities: Tensor | None = None) -> float:
     return float(torch.where(s > 0, s / q, torch.zeros_like(s)).max()) if len(s) else 0.0
 
 
+def _check(draws: int, delta: float, outputs: int = 1, taps: int = 1) -> None:
+    if draws < 1 or not 0 < delta < 1:
+        raise UsageError(f"needs at least 1 draw and 0 < delta < 1, not {draws} and {delta:g}.")
+    if outputs < 1 or taps < 1:
+        raise UsageError(f"needs outputs and taps ≥ 1, not {outputs} and {taps}.")
+
+
 def _constant(outputs: int, delta: float, taps: int) -> float:
-    if not 0 < delta < 1 or outputs < 1 or taps < 1:
-        raise UsageError(f"needs 0 < delta < 1, outputs and taps ≥ 1, not {delta:g}, {outputs}, {taps}.")
+    _check(1, delta, outputs, taps)
     return 2 * math.sqrt(taps) + math.sqrt(2 * math.log(2 * outputs / delta))
 
 
@@ -116,10 +214,33 @@ def explicit(
     Source:
         Derived in the module's docstring; sampling scheme of Mussay et al. (ICLR 2020), algorithm 2.
     """
-    if draws < 1:
-        raise UsageError(f"a coreset has at least 1 draw, not {draws}.")
-    spent = delta * 6 / (math.pi * draws) ** 2 if any_time else delta
-    return t / math.sqrt(draws) * _constant(outputs, spent, taps)
+    _check(draws, delta)
+    return t / math.sqrt(draws) * _constant(outputs, _spent(delta, draws, any_time), taps)
+
+
+def _spent(delta: float, draws: int, any_time: bool) -> float:
+    return delta * 6 / (math.pi * draws) ** 2 if any_time else delta
+
+
+def stepped_draws_for(
+    epsilon: float, t: float, outputs: int, delta: float, *, units: int, inputs: int, taps: int = 1
+) -> int:
+    """The least m with `stepped(t, m, …)` ≤ ε.
+
+    Raises:
+        UsageError: ε is not positive, or a number is out of its range.
+    """
+    return _least(epsilon, lambda m: stepped(t, m, outputs, delta, units=units, inputs=inputs, taps=taps))
+
+
+def _least(epsilon: float, bound: Callable[[int], float]) -> int:
+    """The least m with bound(m) ≤ ε, for a bound that is bound(1)/√m."""
+    if not epsilon > 0:
+        raise UsageError(f"epsilon must be positive, not {epsilon:g}.")
+    m = max(1, math.ceil((bound(1) / epsilon) ** 2 * (1 - 1e-12)))
+    while bound(m) > epsilon:
+        m += 1
+    return m
 
 
 def draws_for(epsilon: float, t: float, outputs: int, delta: float, *, taps: int = 1) -> int:
@@ -128,12 +249,7 @@ def draws_for(epsilon: float, t: float, outputs: int, delta: float, *, taps: int
     Raises:
         UsageError: ε is not positive, or a number is out of its range.
     """
-    if not epsilon > 0:
-        raise UsageError(f"epsilon must be positive, not {epsilon:g}.")
-    m = max(1, math.ceil((t / epsilon * _constant(outputs, delta, taps)) ** 2))
-    while explicit(t, m, outputs, delta, taps=taps) > epsilon:
-        m += 1
-    return m
+    return _least(epsilon, lambda m: explicit(t, m, outputs, delta, taps=taps))
 
 
 def paper_form(t: float, draws: int, inputs: int, delta: float, *, c: float = 1.0) -> float:
@@ -157,6 +273,5 @@ def paper_form(t: float, draws: int, inputs: int, delta: float, *, c: float = 1.
     Source:
         Mussay et al. (ICLR 2020), arXiv 1907.04018, theorem on additive error.
     """
-    if draws < 1 or not 0 < delta < 1:
-        raise UsageError(f"needs at least 1 draw and 0 < delta < 1, not {draws} and {delta:g}.")
+    _check(draws, delta)
     return t * math.sqrt(c * (inputs * math.log(max(t, 1.0)) + math.log(1 / delta)) / draws)

@@ -8,6 +8,7 @@ It answers with a `Selection`: which units stay, and how the readers are to be m
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from edgeprune.plan import Selection
 
 Floats = npt.NDArray[np.float64]
+Response = Callable[[Floats], Floats]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class Hearing:
             positions; None without data.
         mean: (n,) float64, E[h]; None without data.
         shiftable: whether a constant can be added to what the reader computes.
+        load: (n,) float64, the sum over taps and positions of max |W| over outputs; None counts as
+            `peak` at each tap.
         share: (n,) float64, the largest part that a unit has of any output's positive or negative sum, over
             samples; only for methods that ask for it (`needs_shares`).
     """
@@ -50,6 +54,7 @@ class Hearing:
     queries: Floats | None = None
     taps: int = 1
     share: Floats | None = None
+    load: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +65,15 @@ class Evidence:
         rows: for each layer that makes the units, (n, fan-in + 1) float64: incoming weights
             with the bias appended (p̃ = [p; b]), batch norm folded in.
         activations: for each of those layers the name of the activation that follows, '' if
-            none is known.
+            there is none, or no single one.
         radii: for each of those layers β, a bound on the l2 norm of what it hears at one
             position, over the whole domain; None where none is known.
         hearings: the readers.
         scales: for each of those layers (n,) the factors γ of the batch norm that alone follows it, None
             if there is none.
         gradients: (n,) float64, E(h ∂L/∂h)² of each unit; only for methods that ask for it.
+        raw: the rows as they are stored, no batch norm folded in; empty where they are the same.
+        responses: for each of those layers the activation itself, where it is known; else its name tells.
     """
 
     name: str
@@ -76,6 +83,13 @@ class Evidence:
     hearings: tuple[Hearing, ...]
     scales: tuple[Floats | None, ...] = ()
     gradients: Floats | None = None
+    raw: tuple[Floats, ...] = ()
+    responses: tuple[Response | None, ...] = ()
+
+    @property
+    def stored(self) -> tuple[Floats, ...]:
+        """Incoming weights as they are stored: what magnitudes are taken of."""
+        return self.raw or self.rows
 
     @property
     def size(self) -> int:

@@ -75,24 +75,10 @@ def backward(hearings: tuple[Hearing, ...], size: int = 0) -> Walk:
         known = moments(hearing) + ridge(moments(hearing)) * np.eye(len(hearing.gram))
         states.append(_Pair.of(_inverse(known), hearing.gram, energy(hearing)))
     n = len(hearings[0].gram)
-    left, curve, order, error = np.arange(n), np.full(n + 1, np.nan), [], 0.0
-    gone = np.zeros(n, dtype=np.bool_)
-    curve[n] = 0.0
-    for there in range(n, size, -1):
-        cost = np.sum([state.ratio() for state in states], axis=0)
-        cost[gone] = np.inf
-        unit = int(np.argmin(cost))
-        error += float(cost[unit])
-        curve[there - 1] = error
-        order.append(int(left[unit]))
-        gone[unit] = True
-        full = [state.eliminate(unit) for state in states]
-        if any(full):
-            rest = np.flatnonzero(~gone)
-            for state in states:
-                state.flush(rest)
-            left, gone = left[rest], np.zeros(len(rest), dtype=np.bool_)
-    return Walk(np.sort(left[~gone]), np.array(order, dtype=np.int64), curve)
+    order, costs, left = _walk(states, n - size, 1.0)
+    curve = np.full(n + 1, np.nan)
+    curve[size:] = np.concatenate([[0.0], np.cumsum(costs)])[::-1]
+    return Walk(left, order, curve)
 
 
 def forward(hearings: tuple[Hearing, ...], size: int) -> Walk:
@@ -102,25 +88,33 @@ def forward(hearings: tuple[Hearing, ...], size: int) -> Walk:
         known = moments(hearing) + ridge(moments(hearing)) * np.eye(len(hearing.gram))
         states.append(_Pair.of(known, known @ hearing.gram @ known, energy(hearing)))
         total += float((known * hearing.gram).sum()) / energy(hearing)
-    n = len(hearings[0].gram)
-    left, curve, order = np.arange(n), np.full(n + 1, np.nan), []
-    taken = np.zeros(n, dtype=np.bool_)
-    curve[0] = total
-    for there in range(size):
-        gain = np.sum([state.ratio() for state in states], axis=0)
-        gain[taken] = -np.inf
-        unit = int(np.argmax(gain))
-        total -= float(gain[unit])
-        curve[there + 1] = max(total, 0.0)
-        order.append(int(left[unit]))
-        taken[unit] = True
+    order, gains, _ = _walk(states, size, -1.0)
+    curve = np.full(len(hearings[0].gram) + 1, np.nan)
+    curve[: size + 1] = np.maximum(total - np.concatenate([[0.0], np.cumsum(gains)]), 0.0)
+    return Walk(np.sort(order), order, curve)
+
+
+def _walk(states: list[_Pair], steps: int, sign: float) -> tuple[Ints, Floats, Ints]:
+    """Eliminate `steps` units, each time the one with the least sign · Σ_readers B_ii / H_ii.
+
+    Returns:
+        The units in that order (steps,), what each cost or gained (steps,), and the units that were not met,
+        ascending.
+    """
+    left = np.arange(len(states[0].first))
+    met = np.zeros(len(left), dtype=np.bool_)
+    order, ratios = np.empty(steps, dtype=np.int64), np.empty(steps)
+    for step in range(steps):
+        ratio = np.sum([state.ratio() for state in states], axis=0)
+        unit = int(np.argmin(np.where(met, np.inf, sign * ratio)))
+        order[step], ratios[step], met[unit] = left[unit], ratio[unit], True
         full = [state.eliminate(unit) for state in states]
         if any(full):
-            rest = np.flatnonzero(~taken)
+            rest = np.flatnonzero(~met)
             for state in states:
                 state.flush(rest)
-            left, taken = left[rest], np.zeros(len(rest), dtype=np.bool_)
-    return Walk(np.sort(np.array(order, dtype=np.int64)), np.array(order, dtype=np.int64), curve)
+            left, met = left[rest], np.zeros(len(rest), dtype=np.bool_)
+    return order, ratios, left[~met]
 
 
 def _inverse(known: Floats) -> Floats:

@@ -14,14 +14,15 @@ class Magnitude(Coreset):
     """Keep the units whose incoming weights have the largest norm; no compensation.
 
     Units made by several layers (residual streams) are scored by the root of the summed squares
-    (or by the sum, for l1) of their norms over those layers.
+    (or by the sum, for l1) of their norms over those layers. Weights are taken as they are stored, as users
+    and papers do: with their bias, without the batch norm that follows.
     """
 
     name: ClassVar[str] = "magnitude"
     order: ClassVar[int] = 2
 
     def choose(self, evidence: Evidence, size: int, generator: np.random.Generator) -> Selection:
-        score = np.sum([(np.abs(rows) ** self.order).sum(axis=1) for rows in evidence.rows], axis=0)
+        score = np.sum([(np.abs(rows) ** self.order).sum(axis=1) for rows in evidence.stored], axis=0)
         keep = np.sort(np.argsort(-score, kind="stable")[:size])
         return Selection(keep)
 

@@ -6,7 +6,8 @@ over the reader's outputs (and taps). Each of the m draws adds w_i/(m·pr(i)) to
 unit drawn, so that Σ_i u_i φ(p̃_i·x̃) is an unbiased estimate of Σ_i w_i φ(p̃_i·x̃) for every x.
 Negative weights keep their sign; their absolute value enters the score. One coreset serves a whole
 layer (Algorithm 2); `sensitivity-neuron` draws one for each reading neuron (Algorithm 1), with the
-positive and the negative weights apart.
+positive and the negative weights apart. Each selection carries its `Sampling`: what the guarantee of
+`edgeprune.bounds.a_priori` is computed from.
 
 Source: Mussay, Osadchy, Braverman, Zhou, Feldman, "Data-Independent Neural Pruning via Coresets",
 ICLR 2020, Algorithms 1 and 2; for channels and residual streams (a unit's sensitivity is the
@@ -18,13 +19,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 
 from edgeprune.coresets.coreset import Coreset, Evidence, Floats, Hearing
 from edgeprune.errors import UnsupportedModel
-from edgeprune.plan import Selection
+from edgeprune.graph import Ints
+from edgeprune.plan import Sampling, Selection
 
 ADMISSIBLE: dict[str, Callable[[Floats], Floats]] = {
     "relu": lambda z: np.maximum(z, 0.0),
@@ -32,10 +35,11 @@ ADMISSIBLE: dict[str, Callable[[Floats], Floats]] = {
     "sigmoid": lambda z: 1.0 / (1.0 + np.exp(-z)),
     "softplus": lambda z: np.logaddexp(0.0, z),
     "hardsigmoid": lambda z: np.clip(z / 6.0 + 0.5, 0.0, 1.0),
+    "clip": lambda z: np.clip(z, 0.0, 1.0),
     "step": lambda z: np.where(z >= 0.0, 1.0, 0.0),
     "soft_clip": lambda z: np.logaddexp(0.0, z) - np.logaddexp(0.0, z - 1.0),
 }
-"""Activations that the theorem covers: non-negative and non-decreasing."""
+"""Activations that the theorem covers, non-negative and non-decreasing, with their default numbers."""
 
 
 class Sensitivity(Coreset):
@@ -46,6 +50,7 @@ class Sensitivity(Coreset):
 
     name: ClassVar[str] = "sensitivity"
     random: ClassVar[bool] = True
+    fixed: ClassVar[bool] = False
     source: ClassVar[str] = "Mussay et al., ICLR 2020, Algorithms 1 and 2"
 
     def choose(self, evidence: Evidence, size: int, generator: np.random.Generator) -> Selection:
@@ -57,7 +62,7 @@ class Sensitivity(Coreset):
                 f"{size} were asked for; keep at most {possible}, or use --method gram."
             )
         counts = self._draw(score / score.sum(), size, generator)
-        return selection(counts, score)
+        return selection(counts, sampled(evidence, int(counts.sum()), score, fixed=self.fixed))
 
     def _draw(self, probability: Floats, size: int, generator: np.random.Generator) -> Floats:
         counts = np.zeros(len(probability))
@@ -75,6 +80,7 @@ class SensitivityDraws(Sensitivity):
     """Exactly m draws with replacement (Algorithm 2 of the paper): at most m units are kept."""
 
     name: ClassVar[str] = "sensitivity-draws"
+    fixed: ClassVar[bool] = True
 
     def _draw(self, probability: Floats, size: int, generator: np.random.Generator) -> Floats:
         return generator.multinomial(size, probability / probability.sum()).astype(np.float64)
@@ -87,7 +93,8 @@ class SensitivityNeuron(Coreset):
     its positive and its negative weights apart, as often as the layer's draw took, and a unit's weight
     becomes W_ji · n_j(i)/(m_j pr_j(i)). What a neuron loses with the units outside the set is spread over
     those of the same sign in proportion, so that each signed sum keeps its expectation under the scores.
-    No guarantee is stated: the neurons' draws are confined to units that were drawn for all.
+    What is promised of it is `a_priori.confined`: the draws err as any do, and what lies outside the set is
+    counted in full.
     """
 
     name: ClassVar[str] = "sensitivity-neuron"
@@ -96,13 +103,27 @@ class SensitivityNeuron(Coreset):
 
     def choose(self, evidence: Evidence, size: int, generator: np.random.Generator) -> Selection:
         layer = Sensitivity().choose(evidence, size, generator)
+        assert layer.sampling is not None
         response = np.max([_largest_response(evidence, k) for k in range(len(evidence.rows))], axis=0)
-        factors = {
-            hearing.node: _per_neuron(hearing, response, layer, generator)
-            for hearing in evidence.hearings
-            if hearing.queries is not None
-        }
-        return Selection(layer.keep, factors=factors)
+        factors, masses = {}, {}
+        for hearing in evidence.hearings:
+            if hearing.queries is not None:
+                factors[hearing.node] = _per_neuron(hearing, response, layer, generator)
+                if hearing.taps == 1 and len(evidence.rows) == 1 and evidence.activations[0] == "relu":
+                    masses[hearing.node] = _masses(hearing.queries * response, layer.keep)
+        sampling = replace(layer.sampling, fixed=True, masses=masses)
+        return Selection(layer.keep, factors=factors, sampling=sampling)
+
+
+def _masses(weighted: Floats, keep: Ints) -> Floats:
+    """Sums of the positive and of the negative parts of (outputs, n) inside `keep` and outside it.
+
+    Returns:
+        (2, outputs, 2).
+    """
+    signed = np.stack([np.maximum(weighted, 0.0), np.maximum(-weighted, 0.0)], axis=1)
+    inside = signed[:, :, keep].sum(axis=2)
+    return np.stack([inside, np.maximum(signed.sum(axis=2) - inside, 0.0)])
 
 
 def _per_neuron(
@@ -110,8 +131,9 @@ def _per_neuron(
 ) -> Floats:
     """For each output and unit, by what its weight is multiplied; (outputs, n)."""
     assert hearing.queries is not None
+    assert layer.sampling is not None
     factors = np.zeros_like(hearing.queries)
-    draws = max(layer.draws or 0, len(layer.keep))
+    draws = layer.sampling.draws
     for j, query in enumerate(hearing.queries):
         for sign in (1.0, -1.0) if hearing.taps == 1 else (1.0,):
             mass = np.maximum(sign * query, 0.0) * response
@@ -126,14 +148,24 @@ def _per_neuron(
     return factors
 
 
-def selection(counts: Floats, score: Floats) -> Selection:
+def sampled(evidence: Evidence, draws: int, score: Floats, *, fixed: bool) -> Sampling:
+    """What there is to remember of draws with probabilities proportional to `score`."""
+    return Sampling(
+        draws,
+        fixed,
+        score,
+        tuple(np.linalg.norm(rows, axis=1) for rows in evidence.rows),
+        {h.node: h.peak * h.taps if h.load is None else h.load for h in evidence.hearings},
+    )
+
+
+def selection(counts: Floats, sampling: Sampling) -> Selection:
     """The weighted subset that the draws amount to: u_i = w_i · counts_i/(m·pr(i))."""
     keep = np.flatnonzero(counts)
-    draws = int(counts.sum())
-    probability = score / score.sum()
-    mix = np.zeros((len(keep), len(score)))
-    mix[np.arange(len(keep)), keep] = counts[keep] / (draws * probability[keep])
-    return Selection(keep, mix, draws=draws, scores=score)
+    probability = sampling.scores / sampling.scores.sum()
+    mix = np.zeros((len(keep), len(counts)))
+    mix[np.arange(len(keep)), keep] = counts[keep] / (sampling.draws * probability[keep])
+    return Selection(keep, mix, sampling=sampling)
 
 
 def scores(evidence: Evidence) -> Floats:
@@ -172,4 +204,5 @@ def _largest_response(evidence: Evidence, k: int) -> Floats:
             "the layer hears, and none is known; give the inputs a bounded domain (--domain), or use "
             "--method gram."
         )
-    return ADMISSIBLE[activation](math.sqrt(radius**2 + 1) * norms)
+    given = evidence.responses[k] if evidence.responses else None
+    return (given or ADMISSIBLE[activation])(math.sqrt(radius**2 + 1) * norms)

@@ -8,19 +8,23 @@ Beside them:
     gaussian      Moments of φ(z) for Gaussian z, in closed form: what a unit says when only mean and …
     importance    What units do on samples besides their moments: their part of each sum, their hold on …
     knowledge     Where second moments come from: samples, inputs made from batch norms, mean and …
+    originals     What the original net computes on the samples: run once, and kept while there is room.
     propagation   Mean and covariance carried through a net: what every layer hears when only the …
     synthetic     Inputs made from nothing but the net: those on which every batch norm sees what it saw …
+    ways          The way from the layers that make a group's units to what a reader hears of them.
 """
 
 from __future__ import annotations
 
 from edgeprune.observation.evidence import Scene, gather
 from edgeprune.observation.moments import batches, positions
+from edgeprune.observation.originals import Originals
 from edgeprune.observation.patches import Landing, NormalEquations, Site, landing, refit, shift_site
 
 __all__ = [
     "Landing",
     "NormalEquations",
+    "Originals",
     "Scene",
     "Site",
     "batches",

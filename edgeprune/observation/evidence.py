@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from edgeprune.coresets import Evidence, Hearing
-from edgeprune.coresets.coreset import Floats
+from edgeprune.coresets.coreset import Floats, Response
+from edgeprune.coresets.sensitivity import ADMISSIBLE
 from edgeprune.graph import Alive, Graph, Group, Ints, Node, Reader
-from edgeprune.observation.gaussian import isotropic, known
+from edgeprune.observation.gaussian import isotropic
 from edgeprune.observation.importance import gradients_of, shares_of
 from edgeprune.observation.knowledge import Knowledge
 from edgeprune.observation.moments import listen, positions
 from edgeprune.observation.patches import shift_site
 from edgeprune.observation.propagation import propagate
-
-KEEPS_CHANNELS = ("batch_norm", "dropout", "clone", "contiguous", "alias", "detach")
+from edgeprune.observation.ways import Way, way
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,9 @@ def gather(scene: Scene, group: Group, *, shares: bool = False, gradients: bool 
     plain = [reader for reader in group.readers if reader.weight is not None]
     makers = [graph.nodes[name] for name in group.producers]
     rows = tuple(_rows(graph, group, maker, scene.weights) for maker in makers)
-    activations = tuple(activation_after(graph, maker) for maker in makers)
-    laws = _moments(scene, group, plain, makers)
+    ways = [way(graph, group, reader) for reader in plain]
+    heard = [_applied(maker.name, ways) for maker in makers]
+    laws = _moments(scene, group, plain, ways)
     fixed = torch.Generator().manual_seed(0)  # these methods count as deterministic
     parts: Sequence[Floats | None] = [None] * len(plain)
     if shares and samples is not None:
@@ -64,21 +65,47 @@ def gather(scene: Scene, group: Group, *, shares: bool = False, gradients: bool 
     return Evidence(
         group.name,
         rows,
-        activations,
+        tuple(name for name, _ in heard),
         tuple(scene.radii.get(maker.name) for maker in makers),
         tuple(_hearing(scene, group, r, m, s) for r, m, s in zip(plain, laws, parts, strict=True)),
         tuple(_scale(graph, group, maker, scene.weights) for maker in makers),
         gradients_of(graph, group, plain, scene.weights, samples, fixed, scene.labels)
         if gradients and samples is not None
         else None,
+        raw=tuple(_rows(graph, group, maker, scene.weights, folded=False) for maker in makers),
+        responses=tuple(function for _, function in heard),
     )
+
+
+def _applied(maker: str, ways: Sequence[Way]) -> tuple[str, Response | None]:
+    """Name and function of the activation between a layer and the group's readers.
+
+    Where there are several, one that the theorem does not cover if there is any; '' where all are covered, or
+    where the layer is one of several whose values are added first.
+    """
+    mine = [one for one in ways if maker in one.makers]
+    names = list(dict.fromkeys(name for one in mine for name in one.activations))
+    foreign = [name for name in names if name not in ADMISSIBLE]
+    if foreign:
+        return foreign[0], None
+    if len(names) != 1 or any(one.activations != (names[0],) or len(one.makers) > 1 for one in mine):
+        return "", None
+    function = mine[0].function
+    if function is None:
+        return names[0], None
+
+    def response(z: Floats) -> Floats:
+        found: Floats = function({maker: torch.from_numpy(z)}).numpy()
+        return found
+
+    return names[0], response
 
 
 Known = tuple[Floats, Floats] | None
 """Mean (n,) and second moment (n, n) of what a reader hears of a group."""
 
 
-def _moments(scene: Scene, group: Group, readers: Sequence[Reader], makers: Sequence[Node]) -> list[Known]:
+def _moments(scene: Scene, group: Group, readers: Sequence[Reader], ways: Sequence[Way]) -> list[Known]:
     """For each reader, from the best that is known."""
     graph, knowledge = scene.graph, scene.knowledge
     if knowledge is None:
@@ -89,12 +116,40 @@ def _moments(scene: Scene, group: Group, readers: Sequence[Reader], makers: Sequ
     if knowledge.moments is not None:
         reached = propagate(graph, scene.weights, knowledge.moments)
         return [_placed(reached[reader.data], reader, group.size) for reader in readers]
-    if knowledge.source != "none" or not makers:
+    if knowledge.source != "none":
         return [None] * len(readers)
-    # all inputs of the units' own layer alike and independent: the original's rows, so that no order matters
-    rows = np.concatenate([_rows(graph, group, maker, graph.weights) for maker in makers], axis=1)
-    activation = next((a for maker in makers if (a := activation_after(graph, maker))), "relu")
-    return [isotropic(rows, activation if known(activation) else "relu")] * len(readers)
+    known: dict[tuple[object, ...], Known] = {}
+    for reader, one in zip(readers, ways, strict=True):
+        if (reader.data, one.makers) not in known:
+            known[reader.data, one.makers] = _from_nothing(graph, group, one)
+    return [known[reader.data, one.makers] for reader, one in zip(readers, ways, strict=True)]
+
+
+def _from_nothing(graph: Graph, group: Group, heard: Way) -> Known:
+    """Moments where all inputs of the units' own layers are alike and independent.
+
+    By the original's rows, so that no order matters.
+
+    Where several layers are added, the activation is taken of their sum.
+    """
+    makers = heard.makers or group.producers
+    if not makers:
+        return None
+    rows = np.concatenate([_rows(graph, group, graph.nodes[n], graph.weights) for n in makers], axis=1)
+    function = heard.function
+    if heard.activations in ((), ("relu",), ("step",)) and heard.makers:
+        return isotropic(rows, "".join(heard.activations))
+    if function is None:
+        return isotropic(rows, "relu")
+    first, *others = makers
+
+    def response(z: Floats) -> Floats:
+        values = torch.from_numpy(z)
+        given = {first: values, **dict.fromkeys(others, torch.zeros_like(values))}
+        found: Floats = function(given).numpy()
+        return found
+
+    return isotropic(rows, response)
 
 
 def _placed(law: tuple[Floats, Floats], reader: Reader, size: int) -> tuple[Floats, Floats]:
@@ -108,34 +163,45 @@ def _placed(law: tuple[Floats, Floats], reader: Reader, size: int) -> tuple[Floa
     return first / len(places), second / len(places)
 
 
+def rows_of(graph: Graph, group: Group, maker: str, weights: Mapping[str, Tensor]) -> Floats:
+    """Incoming weights of each unit with its bias, (n, fan-in + 1); batch norm folded in."""
+    return _rows(graph, group, graph.nodes[maker], weights)
+
+
+def queries_of(weights: Mapping[str, Tensor], group: Group, reader: Reader) -> Floats:
+    """A reader's weights by unit, output, and tap or position: (n, outputs, taps) float64."""
+    assert reader.weight is not None
+    return _queries(weights[reader.weight].double(), group, reader)
+
+
+def _queries(weight: Tensor, group: Group, reader: Reader) -> Floats:
+    units = next(p.units for p in group.places if p.weight == reader.weight and p.axis == reader.axis)
+    turned = weight.movedim(reader.axis, 0)
+    outputs = turned.shape[1] if turned.dim() > 1 else 1
+    flat = turned.reshape(len(turned), outputs, -1).numpy()
+    places = positions(units, group.size)
+    parts = [flat[place.clip(0)] * (place >= 0)[:, None, None] for place in places]
+    return np.concatenate(parts, axis=2)
+
+
 def _hearing(scene: Scene, group: Group, reader: Reader, law: Known, share: Floats | None) -> Hearing:
     assert reader.weight is not None
-    units = next(p.units for p in group.places if p.weight == reader.weight and p.axis == reader.axis)
-    weight = _living(scene, reader)
-    turned = weight.movedim(reader.axis, 0)
-    flat = turned.reshape(len(turned), -1).numpy()
-    n, outputs = group.size, turned.shape[1] if turned.dim() > 1 else 1
-    gram, peak, single = np.zeros((n, n)), np.zeros(n), np.zeros((outputs, n))
-    places = positions(units, n)
-    taps = flat.shape[1] // outputs * len(places)
-    for place in places:
-        there = place >= 0
-        queries = flat[place.clip(0)] * there[:, None]
-        gram += queries @ queries.T
-        peak = np.maximum(peak, np.abs(queries).max(axis=1, initial=0.0))
-        each = queries.reshape(n, outputs, -1)
-        single = np.maximum(single, np.abs(each).max(axis=2).T) if taps > 1 else each[:, :, 0].T
+    queries = _queries(_living(scene, reader), group, reader)
+    size = np.abs(queries)
+    flat = queries.reshape(len(queries), -1)
+    single = queries[:, :, 0] if queries.shape[2] == 1 else size.max(axis=2)
     return Hearing(
         reader.node,
-        gram,
-        peak,
-        outputs=int((np.abs(single).max(axis=1, initial=0.0) > 0).sum()) or outputs,
+        flat @ flat.T,
+        size.max(axis=(1, 2), initial=0.0),
+        outputs=int((np.abs(single).max(axis=0, initial=0.0) > 0).sum()) or queries.shape[1],
         moment=None if law is None else law[1],
         mean=None if law is None else law[0],
         shiftable=reader.compensable and shift_site(scene.graph, reader) is not None,
-        queries=single,
-        taps=taps,
+        queries=single.T,
+        taps=queries.shape[2],
         share=share,
+        load=size.max(axis=1).sum(axis=1),
     )
 
 
@@ -171,8 +237,10 @@ def _scale(graph: Graph, group: Group, maker: Node, weights: Mapping[str, Tensor
     return np.asarray(total, dtype=np.float64)
 
 
-def _rows(graph: Graph, group: Group, maker: Node, weights: Mapping[str, Tensor]) -> Floats:
-    """Incoming weights of each unit with its bias, (n, fan-in + 1); batch norm folded in.
+def _rows(
+    graph: Graph, group: Group, maker: Node, weights: Mapping[str, Tensor], *, folded: bool = True
+) -> Floats:
+    """Incoming weights of each unit with its bias, (n, fan-in + 1); batch norm folded in where asked.
 
     A unit that a layer makes in several places (equal shares of a grouped convolution) gets
     the places side by side.
@@ -184,7 +252,9 @@ def _rows(graph: Graph, group: Group, maker: Node, weights: Mapping[str, Tensor]
     weight = weights[name].double().flatten(1).numpy()
     bias_name = graph.weight_of(maker.get("bias"))
     bias = weights[bias_name].double().numpy() if bias_name else np.zeros(len(weight))
-    scale, offset = _folded(graph, maker, weights, len(weight))
+    scale, offset = np.ones(len(weight)), np.zeros(len(weight))
+    if folded:
+        scale, offset = _folded(graph, maker, weights, len(weight))
     rows = np.concatenate([weight * scale[:, None], (bias * scale + offset)[:, None]], axis=1)
     parts = [rows[place.clip(0)] * (place >= 0)[:, None] for place in positions(units, group.size)]
     return np.concatenate(parts, axis=1)
@@ -222,21 +292,4 @@ def _folded(graph: Graph, maker: Node, weights: Mapping[str, Tensor], size: int)
     return scale, value("bias", 0.0) - value("running_mean", 0.0) * scale
 
 
-def activation_after(graph: Graph, maker: Node) -> str:
-    """The activation that alone follows a layer (behind batch norm and dropout), '' if there is none."""
-    node = maker
-    while True:
-        users = graph.users(node.name)
-        if len(users) != 1:
-            return ""
-        node = users[0]
-        if node.operation in KEEPS_CHANNELS:
-            continue
-        if node.operation == "hardtanh":
-            return "relu6" if (node["min_val"], node["max_val"]) == (0.0, 6.0) else "hardtanh"
-        return (
-            "" if node.operation in ("add", "cat", "linear", "conv1d", "conv2d", "output") else node.operation
-        )
-
-
-__all__ = ["Ints", "Scene", "activation_after", "gather"]
+__all__ = ["Ints", "Scene", "gather", "queries_of", "rows_of"]

@@ -13,6 +13,8 @@ which follows from E[(a + x)(b + y); x > −a, y > −b] and the first moments o
 
 With μ = 0 and Cov = P Pᵀ this is the arc-cosine kernel ‖p‖‖q‖(sin θ + (π − θ) cos θ)/2π.
 
+*Step.* E[1{u ≥ 0}] = Φ(a), E[1{u ≥ 0} 1{v ≥ 0}] = Φ₂(a, b; ρ).
+
 *Any other activation.* φ(μ + σz) = Σ_k c_k(μ, σ) He_k(z)/√k!, so E[φ(u)φ(v)] = Σ_k c_k(u) c_k(v) ρᵏ
 (Mehler). The c_k come from Gauss–Hermite quadrature, the diagonal directly from quadrature. The sum is
 positive semidefinite term by term (Schur), also when it is cut off.
@@ -31,6 +33,7 @@ import numpy.typing as npt
 from scipy import special
 
 Floats = npt.NDArray[np.float64]
+Scalar = Callable[[Floats], Floats]
 
 NODES = 64
 """Points of the Gauss–Hermite quadrature."""
@@ -51,21 +54,17 @@ ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
     "leaky_relu": lambda z: np.where(z > 0, z, 0.01 * z),
     "abs": np.abs,
 }
-"""Activations besides ReLU and the identity, with their default parameters."""
+"""Activations besides ReLU, step and the identity, with their default parameters, by name."""
 
 
-def known(activation: str) -> bool:
-    """Whether there are moments for an activation ('' is the identity)."""
-    return activation in ("", "relu") or activation in ACTIVATIONS
-
-
-def activated(mean: Floats, covariance: Floats, activation: str) -> tuple[Floats, Floats]:
+def activated(mean: Floats, covariance: Floats, activation: str | Scalar) -> tuple[Floats, Floats]:
     """E[h] and E[h hᵀ] of h = φ(z), z ~ N(mean, covariance).
 
     Args:
         mean: (n,) float64.
         covariance: (n, n) float64, positive semidefinite.
-        activation: see `known`.
+        activation: '' for the identity, `relu` or `step` (closed forms), a name of `ACTIVATIONS`, or any
+            function of numbers (both by the series).
 
     Returns:
         (n,) and (n, n) float64.
@@ -75,10 +74,13 @@ def activated(mean: Floats, covariance: Floats, activation: str) -> tuple[Floats
     deviation = np.sqrt(np.maximum(np.diagonal(covariance), 1e-24))
     if activation == "relu":
         return _rectified(mean, deviation, covariance)
-    return _by_series(mean, deviation, covariance, ACTIVATIONS[activation])
+    if activation == "step":
+        return _stepped(mean, deviation, covariance)
+    function = ACTIVATIONS[activation] if isinstance(activation, str) else activation
+    return _by_series(mean, deviation, covariance, function)
 
 
-def isotropic(rows: Floats, activation: str) -> tuple[Floats, Floats]:
+def isotropic(rows: Floats, activation: str | Scalar) -> tuple[Floats, Floats]:
     """E[h] and E[h hᵀ] of h = φ(P x), x standard normal: the arc-cosine kernel for ReLU.
 
     Args:
@@ -112,6 +114,19 @@ def _rectified(mean: Floats, deviation: Floats, covariance: Floats) -> tuple[Flo
     own = (mean**2 + deviation**2) * below + mean * deviation * density
     np.fill_diagonal(second, np.maximum(own, 0.0))
     return first, second
+
+
+def _stepped(mean: Floats, deviation: Floats, covariance: Floats) -> tuple[Floats, Floats]:
+    """Of [z ≥ 0]: Φ(a), and Φ₂(a, b; ρ) off the diagonal."""
+    scaled = mean / deviation
+    first = special.ndtr(scaled)
+    upper = np.triu_indices(len(mean), 1)
+    rho = _correlation(deviation, covariance)[upper]
+    second = np.zeros_like(covariance)
+    second[upper] = _orthant(scaled[upper[0]], scaled[upper[1]], rho, np.sqrt(1 - rho**2))
+    second += second.T
+    np.fill_diagonal(second, first)
+    return np.asarray(first, dtype=np.float64), second
 
 
 def _orthant(a: Floats, b: Floats, rho: Floats, s: Floats) -> Floats:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from edgeprune.graph import Graph, Ints, Node, Reader, Ref
 from edgeprune.observation.moments import ROWS, batches, part
+from edgeprune.observation.originals import Originals
 
 LARGEST = 4608
 """Most unknowns (kept channels × taps) for which the normal equations are formed."""
@@ -198,6 +199,7 @@ def refit(
     weights: Mapping[str, Tensor],
     samples: Sequence[Tensor],
     generator: torch.Generator,
+    originals: Originals | None = None,
 ) -> dict[str, Tensor]:
     """New weights for a reader, so that the net computes from `channels` what the original computes.
 
@@ -211,6 +213,7 @@ def refit(
         channels: indices of the data's channels that are left.
         outputs: indices of the reader's outputs that are left; the others stay as they are.
         weights: current weights, at original sizes.
+        originals: where the original's values are kept between refits on the same samples.
 
     Returns:
         The reader's weight and the weight of its shift site, where they change.
@@ -227,12 +230,13 @@ def refit(
     fitted = torch.from_numpy(outputs)[loud > FAINT * loud.max()]
     halves = [NormalEquations.of(unknowns + (site is not None), len(fitted)) for _ in range(2)]
     present = weight.index_select(1, torch.from_numpy(channels)).flatten(1).double()
-    limit = max(1, ROWS * 64 // max(len(samples[0]), 1))
     wanted = frozenset({reader.data, end.node})
+    originals = originals or Originals(graph, frozenset({end.node}))
     parts = batches(graph, samples)
     for k, batch in enumerate(parts if graph.batch is not None else _split(parts)):
         heard = graph.values(batch, weights, wanted)
-        target = graph.values(batch, {}, frozenset({end.node}))[end.node]
+        target = originals.value(k, batch, end.node)
+        limit = max(1, ROWS * len(batch[0]) // len(samples[0]))
         rows = patches(node, taps, heard[reader.data], channels)
         rest = responses(node, target - heard[end.node])[:, fitted]
         chosen = part(torch.arange(len(rows)), limit, generator)

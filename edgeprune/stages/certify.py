@@ -94,10 +94,10 @@ def certify(
     proof = proof or Proof()
     batch = coupling.graph.batch
     example = tuple(torch.from_numpy(x[: batch or 1]) for x in samples.inputs)
-    if domains is None:
-        return _without(samples, odds, "no domain is known; give --domain LOW,HIGH")
-    if not all(x.is_floating_point() for x in example):
-        return _without(samples, odds, "an input holds whole numbers")
+    if domains is None or not all(x.is_floating_point() for x in example):
+        lone = layer_promises(coupling, shrunk, None, None, odds.confidence)
+        unknown = "no domain is known; give --domain LOW,HIGH"
+        return _without(samples, odds, unknown if domains is None else "an input holds whole numbers", lone)
     pair, reason = _paired(coupling, shrunk, example)
     bounds = {
         method: Bounded(None, reason)
@@ -123,10 +123,10 @@ def certify(
     return Certified(certificates, value, violation or near_samples.violation, best)
 
 
-def _without(samples: Samples, odds: Odds, reason: str) -> Certified:
+def _without(samples: Samples, odds: Odds, reason: str, layers: Sequence[Certificate]) -> Certified:
     """What is left where nothing can be said of every input: the statistics."""
     missing = Certificate("difference intervals", "global", "unknown", "linf", None, "proved", reason=reason)
-    return Certified((missing, *promises(samples, odds, None, None)), None, None)
+    return Certified((missing, *layers, *promises(samples, odds, None, None)), None, None)
 
 
 def _paired(coupling: Coupling, shrunk: Shrunk, example: tuple[Tensor, ...]) -> tuple[Pair | None, str]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from edgeprune.coresets import CORESETS, Coreset
 from edgeprune.errors import CalibrationError, UsageError
 from edgeprune.graph import Coupling, Graph, Group, Reader
-from edgeprune.observation import Scene, batches, gather, landing, positions, refit, shift_site
+from edgeprune.observation import Originals, Scene, batches, gather, landing, positions, refit, shift_site
 from edgeprune.observation.knowledge import Knowledge, know
 from edgeprune.plan import Plan, Selection
 from edgeprune.progress import Progress, silent
@@ -89,6 +89,7 @@ def choose(
     if manner.direction == "top-down":
         todo.reverse()
     run = knowledge.samples if knowledge is not None else None
+    originals = _originals(coupling.graph, todo)
     for group in progress(todo, f"choosing ({method})", len(todo)):
         alive = coupling.alive({name: selection.keep for name, selection in selections.items()})
         known = knowledge if coreset.data else None
@@ -99,14 +100,14 @@ def choose(
         _compensate(coupling, group, selection, weights)
         if coreset.refits and run is not None:
             for reader in _distinct(group.readers):
-                _refit(coupling, reader, selections, weights, run, torch_random)
+                _refit(coupling, reader, selections, weights, run, torch_random, originals)
                 fitted.pop(reader.node, None)
                 fitted[reader.node] = reader
         logger.info(
             "%s: %d of %d units kept, error %s", group.name, len(selection.keep), group.size, selection.error
         )
     if run is not None and fitted:
-        _settle(coupling, fitted, selections, weights, run, torch_random, progress)
+        _settle(coupling, fitted, selections, weights, run, torch_random, originals, progress)
     if again and run is not None:
         _recalibrate(coupling, weights, run)
     changed = {name: w for name, w in weights.items() if w is not coupling.graph.weights[name]}
@@ -211,6 +212,7 @@ def _refit(
     weights: dict[str, Tensor],
     samples: Sequence[Tensor],
     generator: torch.Generator,
+    originals: Originals,
 ) -> None:
     if not reader.compensable:
         return
@@ -218,7 +220,15 @@ def _refit(
     alive = coupling.alive({name: selection.keep for name, selection in selections.items()})
     channels = np.flatnonzero(alive.axes(reader.data)[reader.data_axis])
     left = alive.axes(reader.node)[-1 if graph.nodes[reader.node].operation == "linear" else 1]
-    weights.update(refit(graph, reader, channels, np.flatnonzero(left), weights, samples, generator))
+    weights.update(
+        refit(graph, reader, channels, np.flatnonzero(left), weights, samples, generator, originals)
+    )
+
+
+def _originals(graph: Graph, groups: Iterable[Group]) -> Originals:
+    """The original's values wherever a reader of these groups can land."""
+    readers = [reader for group in groups for reader in group.readers if reader.compensable]
+    return Originals(graph, frozenset(landing(graph, one, graph.weights).node for one in readers))
 
 
 def _settle(
@@ -228,6 +238,7 @@ def _settle(
     weights: dict[str, Tensor],
     samples: Sequence[Tensor],
     generator: torch.Generator,
+    originals: Originals,
     progress: Progress,
 ) -> None:
     """Refit, in graph order, every reader that hears or meets what was refitted after it.
@@ -244,7 +255,7 @@ def _settle(
         names = list(fitted)
         if before.isdisjoint(names[names.index(reader.node) + 1 :]):
             continue
-        _refit(coupling, reader, selections, weights, samples, generator)
+        _refit(coupling, reader, selections, weights, samples, generator, originals)
         fitted[reader.node] = fitted.pop(reader.node)
 
 

@@ -12,14 +12,14 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from edgeprune.bounds.differential import enclose
 from edgeprune.bounds.interval import propagate
 from edgeprune.domains import Domain
 from edgeprune.errors import EdgepruneError
-from edgeprune.graph import Coupling, Graph, Node
+from edgeprune.graph import Coupling
+from edgeprune.patch_norms import largest_patch
 from edgeprune.twins import twins_of
 
 logger = logging.getLogger(__name__)
@@ -51,31 +51,6 @@ def radii(coupling: Coupling, domains: Sequence[Domain] | None, inputs: Sequence
     for node in makers:
         interval = reached.get(node["input"].name)
         if interval is not None:
-            beta = _largest_patch(graph, node, torch.maximum(interval.low.abs(), interval.high.abs()))
+            beta = largest_patch(graph, node, torch.maximum(interval.low.abs(), interval.high.abs()))
             found[node.name] = min(beta, found.get(node.name, math.inf))
     return {name: beta for name, beta in found.items() if math.isfinite(beta)}
-
-
-def _largest_patch(graph: Graph, node: Node, size: Tensor) -> float:
-    """Largest l2 norm of a patch of values that are at most `size`; rounded up."""
-    squares = size.double() ** 2
-    if node.operation == "linear":
-        return float(squares.sum(-1).max().sqrt()) * (1 + 1e-9)
-    name = graph.weight_of(node["weight"])
-    if name is None or node["groups"] != 1:
-        return math.inf
-    taps = tuple(graph.weights[name].shape[2:])
-    ones = torch.ones((1, squares.shape[1], *taps), dtype=torch.float64)
-    # every position of a stride of one: no fewer patches than the layer takes, zeros outside add nothing
-    whole = F.pad(squares, [amount for k in reversed(taps) for amount in (k - 1, k - 1)])
-    convolve = F.conv1d if len(taps) == 1 else F.conv2d
-    if any(d != 1 for d in _list(node["dilation"])):
-        convolve_dilated = convolve(
-            squares.sum(1, keepdim=True), torch.ones((1, 1, *[1] * len(taps))).double()
-        )
-        return math.sqrt(float(convolve_dilated.max()) * math.prod(taps)) * (1 + 1e-9)
-    return math.sqrt(float(convolve(whole, ones).max())) * (1 + 1e-9)
-
-
-def _list(value: object) -> list[int]:
-    return [value] if isinstance(value, int) else [int(v) for v in value]  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from edgeprune.coresets.elimination import moments
 from edgeprune.coresets.gram import compensation, eliminate, expected_error
 from edgeprune.coresets.sensitivity import ADMISSIBLE, scores
 from edgeprune.errors import UnsupportedModel
-from edgeprune.plan import Selection
+from edgeprune.plan import Sampling, Selection
 
 N = 10
 AT_MOST = {"sensitivity-draws"}
@@ -130,11 +130,11 @@ def test_a_selection_is_sorted_unique_sized_and_finite(method: str, name: str, s
         assert np.isfinite(found.shift).all()
     if found.error is not None:
         assert 0.0 <= found.error < np.inf
-    if found.draws is not None:
-        assert found.draws >= len(found.keep)
-        assert found.scores is not None
-        assert found.scores.shape == (N,)
-        assert (found.scores >= 0).all()
+    if found.sampling is not None:
+        assert found.sampling.draws >= len(found.keep)
+        assert found.sampling.scores.shape == (N,)
+        assert (found.sampling.scores >= 0).all()
+        assert Sampling.from_json(found.sampling.to_json()).to_json() == found.sampling.to_json()
 
 
 @METHOD
@@ -142,9 +142,12 @@ def test_a_selection_is_sorted_unique_sized_and_finite(method: str, name: str, s
 def test_a_selection_depends_on_nothing_but_evidence_size_and_generator(method: str, name: str) -> None:
     first, second = choose(method, name, 5, seed=3), choose(method, name, 5, seed=3)
     assert first.keep.tolist() == second.keep.tolist()
-    for left, right in ((first.mix, second.mix), (first.shift, second.shift), (first.scores, second.scores)):
+    for left, right in ((first.mix, second.mix), (first.shift, second.shift)):
         assert (left is None) == (right is None)
         assert left is None or np.array_equal(left, right)
+    assert (first.sampling is None) == (second.sampling is None)
+    if first.sampling is not None and second.sampling is not None:
+        assert first.sampling.to_json() == second.sampling.to_json()
     assert first.error == second.error
     others = [choose(method, name, 5, seed=seed) for seed in range(20)]
     assert (len({tuple(s.keep.tolist()) for s in others}) > 1) == CORESETS[method].random
@@ -221,7 +224,9 @@ def test_draws_are_as_many_as_were_asked_for_and_probable_as_the_scores_say() ->
     counts = np.zeros(N)
     for _ in range(500):
         found = CORESETS["sensitivity-draws"].choose(given.evidence, 8, random)
-        assert found.draws == 8
+        assert found.sampling is not None
+        assert found.sampling.draws == 8
+        assert found.sampling.fixed
         assert found.mix is not None
         own = found.mix[np.arange(len(found.keep)), found.keep]
         counts[found.keep] += own * 8 * probability[found.keep]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from edgeprune.graph import Coupling, Reader
-from edgeprune.observation import landing, refit, shift_site
+from edgeprune.observation import NormalEquations, Originals, landing, refit, shift_site
 from edgeprune.stages.couple import couple
 from edgeprune.stages.trace import trace
 
@@ -104,3 +105,40 @@ def test_outputs_that_are_gone_or_not_heard_stay_as_they_are() -> None:
     moved = (new["bn.running_mean"] != weights["bn.running_mean"]).tolist()
     assert moved == [True, True, False, False, True, False]
     assert all(torch.isfinite(value).all() for value in new.values())
+
+
+def test_the_original_is_run_once_for_all_refits_as_long_as_there_is_room() -> None:
+    _, coupling, x = branches()
+    weights = dict(coupling.graph.weights)
+    weights["c.bias"] = weights["c.bias"] + 1.0
+    readers = [reader_of(coupling, name) for name in ("b.weight", "d.weight")]
+    nodes = frozenset(landing(coupling.graph, reader, coupling.graph.weights).node for reader in readers)
+    found = []
+    for room in (2**20, 0):
+        originals = Originals(coupling.graph, nodes, room)
+        for reader in readers:
+            size = len(coupling.graph.weights[str(reader.weight)])
+            channels = np.arange(coupling.graph.weights[str(reader.weight)].shape[1])
+            random = torch.Generator().manual_seed(0)
+            new = refit(coupling.graph, reader, channels, np.arange(size), weights, (x,), random, originals)
+            found.append(new)
+        assert originals.runs == (2 if room else 4), "two halves of one batch, for one reader or for both"
+    for kept, again in zip(found[:2], found[2:], strict=True):
+        assert all(torch.equal(value, again[name]) for name, value in kept.items())
+
+
+def test_no_more_rows_are_summed_than_were_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, coupling, x = branches()
+    rows: list[int] = []
+    plain = NormalEquations.add
+
+    def counted(self: NormalEquations, picked: torch.Tensor, rest: torch.Tensor) -> None:
+        rows.append(len(picked))
+        plain(self, picked, rest)
+
+    monkeypatch.setattr(NormalEquations, "add", counted)
+    monkeypatch.setattr("edgeprune.observation.patches.ROWS", 100)
+    reader = reader_of(coupling, "b.weight")
+    random = torch.Generator().manual_seed(0)
+    refit(coupling.graph, reader, np.arange(8), np.arange(6), dict(coupling.graph.weights), (x,), random)
+    assert sum(rows) == 100
