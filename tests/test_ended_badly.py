@@ -21,7 +21,7 @@ from edgeprune.records import Run
 pytestmark = pytest.mark.slow
 
 ARGUMENTS = [
-    "run", f"{SMALL}:build", "--input", "1x8", "--method", "magnitude", "--multiple", "1", "--domain", "-1", "1",
+    "run", f"{SMALL}:build", "--input", "1x8", "--method", "magnitude", "--multiple", "1", "--domain", "-1,1",
     "--no-latency", "--no-simplify", "--bound", "intervals",
 ]  # fmt: skip
 STAGES = ("shrink", "export-original", "export-pruned", "validate-cpu", "certify", "roundoff")

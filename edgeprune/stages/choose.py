@@ -86,8 +86,7 @@ def choose(
     selections: dict[str, Selection] = {}
     fitted: dict[str, Reader] = {}
     todo = [group for group in coupling.groups if widths[group.name] < group.size]
-    if manner.direction == "top-down":
-        todo.reverse()
+    todo = todo[::-1] if manner.direction == "top-down" else todo
     run = knowledge.samples if knowledge is not None else None
     originals = _originals(coupling.graph, todo)
     for group in progress(todo, f"choosing ({method})", len(todo)):
@@ -103,9 +102,8 @@ def choose(
                 _refit(coupling, reader, selections, weights, run, torch_random, originals)
                 fitted.pop(reader.node, None)
                 fitted[reader.node] = reader
-        logger.info(
-            "%s: %d of %d units kept, error %s", group.name, len(selection.keep), group.size, selection.error
-        )
+        kept = len(selection.keep)
+        logger.info("%s: %d of %d units kept, error %s", group.name, kept, group.size, selection.error)
     if run is not None and fitted:
         _settle(coupling, fitted, selections, weights, run, torch_random, originals, progress)
     if again and run is not None:
