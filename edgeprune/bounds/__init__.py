@@ -15,6 +15,7 @@
     parabolas      the units of such a layer, and parabolas around them
     primal         the search that chooses the parabolas
     shor           the dual bound, and the proof that a matrix is positive definite
+    first_layer    the end of a walk: the first activations, by a quadratic form
     watch          deadlines, progress and threads of long computations
     layer          where a net has such layers
     rounding       what the runtime's arithmetic can add

@@ -15,6 +15,7 @@ Source:
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,10 +27,12 @@ from torch import Tensor
 
 from edgeprune.bounds.backward import Backward, Rows, Tuning, unit_rows
 from edgeprune.bounds.differential import Difference, Reach, enclose, fold, visit
+from edgeprune.bounds.first_layer import FirstLayer
 from edgeprune.bounds.forward import Forms, start
 from edgeprune.bounds.layer import layer_of, quadratic_delta
 from edgeprune.bounds.quadratic import Ascent
 from edgeprune.bounds.relax import is_relu, preferred_share
+from edgeprune.bounds.watch import Watch
 from edgeprune.domains import Box, Domain, L2Ball
 from edgeprune.errors import UnsupportedOperation
 from edgeprune.forms import Affine, Elementwise, Input, Structural, Twin
@@ -52,7 +55,9 @@ class Effort:
         symbols: most input values that affine forms are carried for.
         steps: of the optimisation of the outputs' bounds; 0 for none.
         jobs: threads that share the rows of the outputs among them.
-        quadratic: bound the Δ of linear layers behind a ReLU by `edgeprune.bounds.layer` too.
+        quadratic: bound the Δ of linear layers behind a ReLU by `edgeprune.bounds.layer` too, and end every
+            walk by `edgeprune.bounds.first_layer`, whatever it costs.
+        work: multiplications that ending the walks from one node so may take otherwise.
     """
 
     budget_s: float = 60.0
@@ -61,6 +66,7 @@ class Effort:
     steps: int = 20
     quadratic: bool = False
     jobs: int = 1
+    work: float = 3e9
 
 
 class Progression:
@@ -84,6 +90,7 @@ class Progression:
         self._curved = {twin.sources[0] for twin in self.twins if isinstance(twin.f, Elementwise)}
         self._by_name = {twin.name: twin for twin in self.twins}
         self._exact: set[str] = set()
+        self._first: FirstLayer | None = None
 
     @property
     def time_left(self) -> bool:
@@ -116,6 +123,17 @@ class Progression:
             return
         found = quadratic_delta(layer, self.reached, self.domains, Ascent())
         self.reached[twin.name] = replace(reach, delta=reach.delta.meet(found))
+
+    def ended(self, name: str, rows: Rows, tuning: Mapping[str, Tuning] | None = None) -> Tensor | None:
+        """Upper bounds by the quadratic form of the first layer; None where there is none, or no time."""
+        if self._first is None:
+            self._first = FirstLayer.of(self.backward, Ascent())
+        n = len(next(a for a in (rows.f, rows.g, rows.delta) if a is not None))
+        most = math.inf if self.effort.quadratic else self.effort.work
+        if self._first is None or not self.time_left or not self._first.cost(n) < most:
+            return None
+        with torch.no_grad():
+            return self._first.upper(name, rows, tuning, Watch(self.deadline))
 
     def _note_exact(self, twin: Twin) -> None:
         """Inputs that are only moved, and one affine map of them, are exact as intervals."""
@@ -158,6 +176,10 @@ class Progression:
             with torch.no_grad():
                 top = self.backward.upper(name, unit_rows(reach, which, part, 1.0))
                 bottom = -self.backward.upper(name, unit_rows(reach, which, part, -1.0))
+                both = self.ended(name, _both(reach, which, part))
+                if both is not None:
+                    top = torch.minimum(top, both[: len(part)])
+                    bottom = torch.maximum(bottom, -both[len(part) :])
             high[part], low[part] = torch.minimum(high[part], top), torch.maximum(low[part], bottom)
         after = before.meet(Interval(low.reshape(before.shape), high.reshape(before.shape)))
         changed = {"f": reach.f, "g": reach.g, "delta": reach.delta, which: after}
@@ -169,6 +191,14 @@ class Progression:
         """Rows of one backward walk."""
         widest = max(reach.f.low.numel() for reach in self.reached.values())
         return int(max(16, min(1024, MEMORY / max(1, widest))))
+
+
+def _both(reach: Reach, which: str, index: Tensor) -> Rows:
+    """Elements of f, g or delta, and the same with a minus."""
+    up, down = (unit_rows(reach, which, index, sign) for sign in (1.0, -1.0))
+    pairs = ((up.f, down.f), (up.g, down.g), (up.delta, down.delta))
+    f, g, delta = (None if a is None or b is None else torch.cat([a, b]) for a, b in pairs)
+    return Rows(f, g, delta)
 
 
 def _undecided(z: Interval, relu: bool) -> Tensor:
@@ -225,26 +255,26 @@ def _outputs(walk: Progression, outputs: Sequence[str]) -> Difference:
 def _both_sides(walk: Progression, name: str, index: Tensor) -> Tensor:
     """Upper bounds of Δ and of −Δ of some elements: (2, elements)."""
     reach = walk.reached[name]
-    first, second = (unit_rows(reach, "delta", index, sign).delta for sign in (1.0, -1.0))
-    assert first is not None
-    assert second is not None
-    rows = Rows(None, None, torch.cat([first, second]))
+    rows = _both(reach, "delta", index)
     with torch.no_grad():
         best = walk.backward.upper(name, rows)
+    tuning: dict[str, Tuning] | None = None
     if walk.effort.steps and walk.time_left:
-        best = torch.minimum(best, optimised(walk, name, rows))
+        found, tuning = optimised(walk, name, rows)
+        best = torch.minimum(best, found)
+    ended = walk.ended(name, rows, tuning)
+    if ended is not None:
+        best = torch.minimum(best, ended)
     return best.reshape(2, -1)
 
 
-def optimised(walk: Progression, name: str, rows: Rows) -> Tensor:
+def optimised(walk: Progression, name: str, rows: Rows) -> tuple[Tensor, dict[str, Tuning]]:
     """The least upper bounds that gradient descent on the free choices finds; one set of choices a row."""
     n = len(next(a for a in (rows.f, rows.g, rows.delta) if a is not None))
     tunings = _tunings(walk, name, n)
     free = [t for tuning in tunings.values() for t in (tuning.f, tuning.g, tuning.share)]
     if not free:
-        return torch.full(
-            (len(rows.delta if rows.delta is not None else ()),), torch.inf, dtype=torch.float64
-        )
+        return torch.full((n,), torch.inf, dtype=torch.float64), {}
     descent = torch.optim.Adam(free, lr=0.1)
     best: Tensor | None = None
     kept = [t.detach().clone() for t in free]
@@ -273,7 +303,7 @@ def optimised(walk: Progression, name: str, rows: Rows) -> Tensor:
     fixed = iter(kept)
     found = {k: Tuning(next(fixed), next(fixed), next(fixed)) for k in tunings}
     with torch.no_grad():
-        return walk.backward.upper(name, rows, found)
+        return walk.backward.upper(name, rows, found), found
 
 
 def _tunings(walk: Progression, name: str, rows: int) -> dict[str, Tuning]:

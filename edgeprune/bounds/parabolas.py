@@ -31,6 +31,12 @@ class Region:
         if self.ball is not None and not torch.equal(self.ball[0], self.center):
             raise UsageError("the box and the ball of a quadratic certificate must have one centre.")
 
+    @property
+    def magnitude(self) -> Tensor:
+        """How far each coordinate can be from the centre, (inputs,)."""
+        far = torch.full_like(self.center, torch.inf) if self.radius is None else self.radius
+        return far if self.ball is None else far.clamp_max(self.ball[1] * (1 + 4 * UNIT_ROUNDOFF))
+
     def reach(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Least and greatest values of rows · (x − center), rounded outwards; rows: (n, inputs)."""
         slack = 1 + (4 * rows.shape[1] + 32) * UNIT_ROUNDOFF
@@ -65,6 +71,23 @@ class Residual:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Combination:
+    """Σ aᵢ relu(zᵢ) + v · x + constant, zᵢ = pᵢ · x + bᵢ, x counted from the region's centre; row by row.
+
+    Attributes:
+        units: those that can be on both sides of zero.
+        a: (rows, units).
+        v: (rows, inputs): the linear part, to which all other units belong; None where it is zero.
+        constant: (rows,), with all that rounding can have done to v and to itself.
+    """
+
+    units: Units
+    a: Tensor
+    v: Tensor | None
+    constant: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Units:
     """The units with the region's centre at zero.
 
@@ -82,9 +105,9 @@ class Units:
     high: Tensor
 
     @staticmethod
-    def of(layer: Residual, region: Region) -> Units:
-        """The region's centre moved to zero."""
-        p, bias = layer.incoming.to(torch.float64), layer.bias.to(torch.float64)
+    def of(p: Tensor, bias: Tensor, region: Region) -> Units:
+        """Units p · x + bias with the region's centre moved to zero."""
+        p, bias = p.to(torch.float64), bias.to(torch.float64)
         b = p @ region.center + bias
         share = (2 * p.shape[1] + 16) * UNIT_ROUNDOFF
         error = share * (p.abs() @ region.center.abs() + bias.abs())
@@ -103,6 +126,40 @@ class Units:
         total = signed.clamp_min(0) @ top + signed.clamp_max(0) @ bottom
         return total + (2 * signed.shape[1] + 16) * UNIT_ROUNDOFF * (signed.abs() @ top)
 
+    def within(self, low: Tensor, high: Tensor) -> Units:
+        """The same, where more is known of the pre-activations."""
+        low, high = torch.maximum(self.low, low), torch.minimum(self.high, high)
+        return Units(self.p, self.b, self.b_error, low, high)
+
+    def take(self, index: Tensor) -> Units:
+        """Some of them."""
+        return Units(self.p[index], self.b[index], self.b_error[index], self.low[index], self.high[index])
+
+    def combined(self, region: Region, signed: Tensor, linear: Tensor | None) -> Combination:
+        """Σ signed · relu + linear · x, with the units that are on one side made linear.
+
+        Args:
+            signed: (rows, units).
+            linear: (rows, inputs) of x itself; None for none.
+        """
+        alive = self.low >= 0
+        straight, fixed = signed[:, alive], self.p[alive]
+        v = straight @ fixed
+        constant = straight @ self.b[alive]
+        reach = region.magnitude
+        share = (2 * (fixed.shape[0] + fixed.shape[1]) + 32) * UNIT_ROUNDOFF
+        error = straight.abs() @ self.b_error[alive] * (1 + share)
+        error = error + share * (straight.abs() @ (fixed.abs() @ reach + self.b[alive].abs()))
+        if linear is not None:
+            v = v + linear
+            constant = constant + linear @ region.center
+            error = error + share * (linear.abs() @ (reach + region.center.abs()))
+        unstable = self.unstable.nonzero().reshape(-1)
+        any_left = bool((v != 0).any())
+        return Combination(
+            self.take(unstable), signed[:, unstable], v if any_left else None, constant + error
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parabolas:
@@ -117,11 +174,12 @@ def parabolas(units: Units, signed: Tensor, c: Tensor, weights: tuple[Tensor, Te
     """The parabolas of step 1, each raised by its own rounding.
 
     Args:
+        units: each can be on both sides of zero.
         c: (rows, units) > 0.
         weights: (w, w₁, w₂), each (rows, units): w of the tangent for a > 0, w₁ and w₂ for a < 0.
     """
     low, high = units.low, units.high
-    span = torch.where(units.unstable, high - low, torch.ones_like(low))
+    span = high - low
     w, w1, w2 = weights
     up_d, up_t = w / (4 * c), w / 2 + (1 - w) * high / span
     # the offset is what these need: tangents of |z| from c, the chord at both ends and at zero
@@ -132,9 +190,6 @@ def parabolas(units: Units, signed: Tensor, c: Tensor, weights: tuple[Tensor, Te
     d = torch.where(positive, up_d, down_d) * signed
     t = torch.where(positive, up_t, down_t) * signed
     k = torch.where(positive, up_k, torch.zeros_like(up_k)) * signed
-    alive = (low >= 0).to(torch.float64) * signed
-    d, t = torch.where(units.unstable, d, torch.zeros_like(d)), torch.where(units.unstable, t, alive)
-    k = torch.where(units.unstable, k, torch.zeros_like(k))
     far = torch.maximum(low.abs(), high.abs())
     size = d.abs() * far**2 + t.abs() * far + k.abs() + signed.abs() * far
     return Parabolas(d, t, k + 32 * UNIT_ROUNDOFF * size)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgeprune.bounds.parabolas import Region, Units
+from edgeprune.bounds.parabolas import Combination, Region
 
 DIRECTIONS = 4
 """Of the second moment besides the mean: rank of the primal."""
@@ -33,7 +33,7 @@ class _Lifted:
         low: of the pre-activations.
         high: of the pre-activations.
         a: (rows, units), what each unit counts for.
-        unstable: which units can be on both sides.
+        v: (rows, inputs), the linear part, scaled likewise; None for none.
         gap: height of each unit's triangle: the unit of the temperature.
         scale: (inputs,) the box's radius, or one.
         beta: the ball's radius; inf for none.
@@ -44,25 +44,24 @@ class _Lifted:
     low: Tensor
     high: Tensor
     a: Tensor
-    unstable: Tensor
+    v: Tensor | None
     gap: Tensor
     scale: Tensor
     beta: float
 
     @staticmethod
-    def of(units: Units, region: Region, signed: Tensor) -> _Lifted:
-        """Of all rows of `signed` at once."""
+    def of(one: Combination, region: Region) -> _Lifted:
+        """Of all its rows at once."""
         dtype = torch.float32
-        p = units.p.to(dtype)
-        if region.radius is None and p.shape[1] > len(p):
+        p, v = one.units.p.to(dtype), None if one.v is None else one.v.to(dtype)
+        if region.radius is None and p.shape[1] > len(p) + 1 and v is None:
             p = torch.linalg.qr(p.T).R.T.contiguous()  # a ball looks the same from every side
-        low, high, unstable = units.low.to(dtype), units.high.to(dtype), units.unstable
-        span = torch.where(unstable, high - low, torch.ones_like(low))
-        gap = torch.where(unstable, -low * high / span, torch.ones_like(low)).clamp_min(1e-6)
+        low, high = one.units.low.to(dtype), one.units.high.to(dtype)
+        gap = (-low * high / (high - low)).clamp_min(1e-6)
         scale = torch.ones(p.shape[1], dtype=dtype) if region.radius is None else region.radius.to(dtype)
         beta = math.inf if region.ball is None else float(region.ball[1])
-        b, a = units.b.to(dtype), signed.to(dtype)
-        return _Lifted(p * scale, b, low, high, a, unstable, gap, scale, beta)
+        along = None if v is None else v * scale
+        return _Lifted(p * scale, one.units.b.to(dtype), low, high, one.a.to(dtype), along, gap, scale, beta)
 
     def moments(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and second moment of every unit, (rows, units) each."""
@@ -77,12 +76,12 @@ class _Lifted:
         t = heat * self.gap
         top = -t * torch.logsumexp(torch.stack([-tangent / t, -chord / t]), 0)
         bottom = t * torch.logsumexp(torch.stack([torch.zeros_like(m), m / t, flat / t]), 0)
-        unit = torch.where(self.a > 0, self.a * top, self.a * bottom)
-        return torch.where(self.unstable, unit, self.a * m * (self.low >= 0)).sum()
+        total: Tensor = torch.where(self.a > 0, self.a * top, self.a * bottom).sum()
+        return total if self.v is None else total + (self.v.T * y[..., 0]).sum()
 
     def branches(self, m: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(m + √s)/2 and the chord, both above E relu; the parabola (s − l m)/(u − l) below it."""
-        span = torch.where(self.unstable, self.high - self.low, torch.ones_like(self.low))
+        span = self.high - self.low
         return (
             (m + (s + 1e-12).sqrt()) / 2,
             self.high * (m - self.low) / span,
@@ -97,14 +96,15 @@ class _Lifted:
 
     def double(self) -> _Lifted:
         """The same in float64."""
-        tensors = (self.rows, self.b, self.low, self.high, self.a)
-        rows, b, low, high, a = (t.double() for t in tensors)
-        scale, gap = self.scale.double(), self.gap.double()
-        return _Lifted(rows, b, low, high, a, self.unstable, gap, scale, self.beta)
+        tensors = (self.rows, self.b, self.low, self.high, self.a, self.gap, self.scale)
+        rows, b, low, high, a, gap, scale = (t.double() for t in tensors)
+        return _Lifted(
+            rows, b, low, high, a, None if self.v is None else self.v.double(), gap, scale, self.beta
+        )
 
 
 def ascended(
-    units: Units, region: Region, signed: Tensor, ascent: Ascent
+    task: Combination, region: Region, ascent: Ascent
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
     """Tangent points, weights and multipliers where the relaxation is largest; any result is sound.
 
@@ -112,7 +112,7 @@ def ascended(
     min((m + √s)/2, chord(m)) and at least max(0, m, (s − l m)/(u − l)); both are smoothed by a temperature
     so that the weights between the branches come out of the same search.
     """
-    one = _Lifted.of(units, region, signed)
+    one = _Lifted.of(task, region)
     y = _climbed(one, region, ascent)
     gradient = one.gradient(y, 0.003).double()
     y, one = y.double(), one.double()

@@ -13,7 +13,8 @@
    most sup_τ [τᵀ(LᵀDL − λI)τ + (Lᵀt)ᵀτ] ≤ κ exactly if
        ( λI − LᵀDL   −Lᵀt/2 )
        (  −tᵀL/2        κ   )  is positive semidefinite.
-   All matrices have the size of the units, whatever the dimension of x.
+   All matrices have the size of the units, whatever the dimension of x. Units that are on one side of
+   zero, and any linear function of x, make one row more.
 
 Everything up to here holds for any w, c, θ, λ; they come from the primal: maximise the relaxation over
 low-rank second moments (x and a few directions), for all outputs at once, by projected gradient ascent in
@@ -31,7 +32,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edgeprune.bounds.parabolas import Region, Residual, Units, parabolas
+from edgeprune.bounds.parabolas import Combination, Region, Residual, Units, parabolas
 from edgeprune.bounds.primal import Ascent, ascended
 from edgeprune.bounds.shor import dual
 from edgeprune.bounds.watch import Watch, spread_over
@@ -49,25 +50,56 @@ def layer_bounds(
     Returns:
         (outputs,) and (outputs,) float64; never worse than the bound by intervals.
     """
-    ascent, watch = ascent or Ascent(), watch or Watch()
-    units = Units.of(layer, region)
+    units = Units.of(layer.incoming, layer.bias, region)
     signed = torch.cat([layer.outgoing, -layer.outgoing]).to(torch.float64)
-    best = units.trivial(signed)
-
-    def improve(rows: Tensor) -> None:
-        found = _upper(units, region, signed[rows], ascent)
-        best[rows] = torch.minimum(best[rows], found)
-
-    spread_over(torch.split(torch.arange(len(signed)), ascent.rows), improve, watch)
+    best = suprema(units, region, signed, None, ascent, watch)
     offset = torch.cat([layer.offset, -layer.offset]).to(torch.float64)
     upper = best + offset + 4 * UNIT_ROUNDOFF * (best.abs() + offset.abs())
     return -upper[len(layer.offset) :], upper[: len(layer.offset)]
 
 
-def _upper(units: Units, region: Region, signed: Tensor, ascent: Ascent) -> Tensor:
-    """Upper bounds of Σ signed · relu, by all three steps."""
-    c, weights, theta, mu = ascended(units, region, signed, ascent)
-    around = parabolas(units, signed, c, weights)
+def suprema(
+    units: Units,
+    region: Region,
+    signed: Tensor,
+    linear: Tensor | None,
+    ascent: Ascent | None = None,
+    watch: Watch | None = None,
+) -> Tensor:
+    """Upper bounds of signed · relu(z(x)) + linear · x over a region, row by row.
+
+    Args:
+        signed: (rows, units).
+        linear: (rows, inputs); None for none.
+        watch: rows that are not begun at its deadline keep their bound by intervals.
+
+    Returns:
+        (rows,) float64.
+    """
+    ascent, watch = ascent or Ascent(), watch or Watch()
+    best = units.trivial(signed)
+    if linear is not None:
+        moved = linear @ region.center + region.reach(linear)[1]
+        best = best + moved
+        share = (4 * linear.shape[1] + 16) * UNIT_ROUNDOFF
+        best = best + share * (linear.abs() @ (region.center.abs() + region.magnitude) + best.abs())
+
+    def improve(rows: Tensor) -> None:
+        part = units.combined(region, signed[rows], None if linear is None else linear[rows])
+        best[rows] = torch.minimum(best[rows], _upper(part, region, ascent))
+
+    spread_over(torch.split(torch.arange(len(signed)), ascent.rows), improve, watch)
+    return best
+
+
+def _upper(task: Combination, region: Region, ascent: Ascent) -> Tensor:
+    """Upper bounds of every row, by all three steps."""
+    units, v = task.units, task.v
+    if not len(units.p):
+        top = torch.zeros_like(task.constant) if v is None else region.reach(v)[1]
+        return task.constant + top + 4 * UNIT_ROUNDOFF * (task.constant.abs() + top.abs())
+    c, weights, theta, mu = ascended(task, region, ascent)
+    around = parabolas(units, task.a, c, weights)
     p, b = units.p, units.b
     inside = (around.d * b**2 + around.t * b + around.k).sum(1)
     linear = 2 * around.d * b + around.t
@@ -76,18 +108,20 @@ def _upper(units: Units, region: Region, signed: Tensor, ascent: Ascent) -> Tens
     moved = (2 * around.d.abs() * (far + units.b_error) + around.t.abs()) @ units.b_error
     n = p.shape[0] + 8
     sizes = (around.d.abs() * b**2 + around.t.abs() * b.abs() + around.k.abs()).sum(1)
-    constant = inside + moved + (2 * n + 16) * UNIT_ROUNDOFF * sizes
+    constant = inside + moved + (2 * n + 16) * UNIT_ROUNDOFF * (sizes + task.constant.abs())
     # rounding of `linear`, against |p·x| ≤ far + |b|
     reach = far + b.abs()
     constant = constant + 8 * UNIT_ROUNDOFF * ((2 * around.d.abs() * b.abs() + around.t.abs()) @ reach)
-    budget = torch.zeros(len(signed), dtype=torch.float64)
+    budget = torch.zeros(len(task.a), dtype=torch.float64)
     if region.radius is not None:
         budget = (theta * region.radius**2).sum(1)
     if region.ball is not None:
         budget = budget + mu * region.ball[1] ** 2
         theta = theta + mu[:, None]
     budget = budget * (1 + (4 * p.shape[1] + 32) * UNIT_ROUNDOFF)
-    return constant + dual(p, around.d, linear, theta, budget)
+    if v is not None and theta.shape[1] == 1:
+        theta = theta.expand(-1, p.shape[1])
+    return task.constant + constant + dual(p, around.d, linear, theta, budget, v)
 
 
-__all__ = ["Ascent", "Region", "Residual", "layer_bounds"]
+__all__ = ["Ascent", "Region", "Residual", "layer_bounds", "suprema"]

@@ -8,10 +8,25 @@ from torch import Tensor
 from edgeprune.intervals import UNIT_ROUNDOFF
 
 
-def dual(p: Tensor, d: Tensor, linear: Tensor, theta: Tensor, budget: Tensor) -> Tensor:
-    """Min over λ of λ·budget + κ, verified; (rows,), inf where the verification fails."""
-    n = len(p)
-    factor, spoiled = factored(p, theta)
+def dual(p: Tensor, d: Tensor, linear: Tensor, theta: Tensor, budget: Tensor, v: Tensor | None) -> Tensor:
+    """Min over λ of λ·budget + κ, verified; (rows,), inf where the verification fails.
+
+    Args:
+        p: (units, inputs).
+        d: (rows, units), of (pᵢ · x)².
+        linear: (rows, units), of pᵢ · x.
+        theta: (rows, inputs), or (rows, 1) on a ball.
+        budget: (rows,), Σ θⱼρⱼ².
+        v: (rows, inputs), of x itself: one more unit, without a square; None for none.
+    """
+    if v is not None:
+        d = torch.cat([d, torch.zeros_like(d[:, :1])], 1)
+        # a power of two brings v to the size of the other rows, exactly
+        size = p.norm(dim=1).mean().clamp_min(1e-30) if len(p) else torch.ones((), dtype=torch.float64)
+        scale = torch.exp2(torch.log2((v.norm(dim=1) / size).clamp(1e-100, 1e100)).round())
+        linear, v = torch.cat([linear, scale[:, None]], 1), v / scale[:, None]
+    n = d.shape[1]
+    factor, spoiled = factored(p, theta, v)
     h = (factor.mT * d[:, None, :]) @ factor
     h = (h + h.mT) / 2
     u = (factor.mT @ linear[:, :, None])[..., 0]
@@ -78,14 +93,21 @@ def multiplier(
     return scale.gather(1, best)[:, 0], kappa
 
 
-def factored(p: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-    """L with L Lᵀ ⪰ P Θ⁻¹ Pᵀ, whatever the rounding: the diagonal is raised by what it can amount to."""
-    n, inputs = p.shape
-    if theta.shape[1] == 1:  # a ball: one matrix for all rows
-        one, spoiled = factored(p, torch.ones((1, inputs), dtype=torch.float64))
+def factored(p: Tensor, theta: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """L with L Lᵀ ⪰ P Θ⁻¹ Pᵀ, whatever the rounding: the diagonal is raised by what it can amount to.
+
+    Returns:
+        L (rows, n, n), and for which rows there is none; `v` is each row's own last row of P.
+    """
+    if theta.shape[1] == 1 and v is None:  # a ball: one matrix for all rows
+        one, spoiled = factored(p, torch.ones((1, p.shape[1]), dtype=torch.float64))
         slack = 1 + 8 * UNIT_ROUNDOFF
         return one * (slack / theta.sqrt())[:, :, None], spoiled.expand(len(theta))
-    scaled = p[None] / theta.sqrt()[:, None, :]
+    rows = p.expand(len(theta), *p.shape)
+    if v is not None:
+        rows = torch.cat([rows, v[:, None]], 1)
+    n, inputs = rows.shape[1:]
+    scaled = rows / theta.sqrt()[:, None, :]
     m = scaled @ scaled.mT
     sizes = (scaled**2).sum((1, 2))  # trace
     raise_by = (4 * inputs + 8 * n + 128) * UNIT_ROUNDOFF * sizes * 4
