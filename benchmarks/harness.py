@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,9 @@ def options(about: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(about or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a first impression in less than a minute")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as a list of rows")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the rows that are in FILE already and go on behind them"
+    )
     return parser
 
 
@@ -99,6 +103,48 @@ def load(path: Path) -> list[Row]:
         raise UsageError(f"{path}: cannot be read as rows ({error}); make it with {script}.") from error
 
 
+@dataclass(slots=True)
+class Ledger:
+    """Rows as they come, written to a file after each measurement, so that an interrupted script goes on.
+
+    Attributes:
+        path: of the file, or None to keep nothing.
+        rows: what is known by now.
+    """
+
+    path: Path | None
+    rows: list[Row]
+
+    @staticmethod
+    def open(path: Path | None, resume: bool) -> Ledger:
+        """An empty one, or what the file holds; the rows of the environment are made anew."""
+        kept = load(path) if resume and path is not None and path.is_file() else []
+        rows = [*environment_rows(), *(row for row in kept if row.subject != ENVIRONMENT)]
+        return Ledger(path, rows)
+
+    def has(self, method: str, size: str, seed: int) -> bool:
+        """Whether that was measured already."""
+        return any((row.method, row.size, row.seed) == (method, size, seed) for row in self.rows)
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Note one measurement, tell it on stderr, and write the file."""
+        for row in rows:
+            told = f"{row.value:.4g}" if isinstance(row.value, float) else row.value
+            print(
+                f"{row.method} {row.size} seed {row.seed}: {row.figure} {told}", file=sys.stderr, flush=True
+            )
+        self.rows.extend(rows)
+        if self.path is not None:
+            save(self.path, self.rows)
+
+    def arranged(self, methods: Sequence[str]) -> list[Row]:
+        """The rows in the order of the methods, others behind."""
+        place = {method: k for k, method in enumerate(("", *methods))}
+        return sorted(
+            self.rows, key=lambda row: (row.subject != ENVIRONMENT, place.get(row.method, len(place)))
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """Lines of cells under a head, and a sentence below them."""
@@ -128,23 +174,32 @@ Layout = Callable[[Sequence[Row]], Table]
 """How the rows of one script become a table."""
 
 
-def by_size(rows: Sequence[Row]) -> Table:
+def sized(first: str, second: str) -> Layout:
     """A line per method, a column per size.
 
-    A cell tells the test error, over the seeds as mean (least–most), and the mean relative error of the
-    logits behind a semicolon. The last column is the mean time that one choice took.
+    A cell tells the first figure, over the seeds as mean (least–most), and the mean of the second behind a
+    semicolon. The last column is the mean time that one choice took.
     """
-    figures = [row for row in rows if row.subject != ENVIRONMENT]
-    pruned = [row for row in figures if row.size]
-    sizes = _distinct(row.size for row in pruned)
-    lines = []
-    for method in _distinct(row.method for row in pruned):
-        mine = [row for row in pruned if row.method == method]
-        cells = [_cell([row for row in mine if row.size == size]) for size in sizes]
-        lines.append((method, *cells, number(_mean(_values(mine, "choosing")))))
-    whole = [f"{row.figure} {number(float(row.value))} {row.unit}" for row in figures if not row.size]
-    caption = f"Unpruned: {', '.join(whole)}. {environment_line(rows)}"
-    return Table(("method", *sizes, "seconds"), tuple(lines), caption)
+
+    def table(rows: Sequence[Row]) -> Table:
+        figures = [row for row in rows if row.subject != ENVIRONMENT]
+        pruned = [row for row in figures if row.size]
+        sizes = _distinct(row.size for row in pruned)
+        lines = []
+        for method in _distinct(row.method for row in pruned):
+            mine = [row for row in pruned if row.method == method]
+            cells = [_cell([row for row in mine if row.size == size], first, second) for size in sizes]
+            seconds = _values(mine, "choosing")
+            lines.append((method, *cells, number(_mean(seconds)) if seconds else ""))
+        whole = [f"{row.figure} {number(float(row.value))} {row.unit}" for row in figures if not row.size]
+        caption = f"Unpruned: {', '.join(whole)}. " if whole else ""
+        return Table(("method", *sizes, "seconds"), tuple(lines), caption + environment_line(rows))
+
+    return table
+
+
+by_size = sized("test error", "relative logit error")
+"""Of a classifier."""
 
 
 def by_figure(rows: Sequence[Row]) -> Table:
@@ -160,12 +215,12 @@ def by_figure(rows: Sequence[Row]) -> Table:
     return Table(("", *head), tuple(lines), environment_line(rows))
 
 
-def _cell(rows: Sequence[Row]) -> str:
-    errors, relative = _values(rows, "test error"), _values(rows, "relative logit error")
-    if not errors:
+def _cell(rows: Sequence[Row], first: str, second: str) -> str:
+    values, others = _values(rows, first), _values(rows, second)
+    if not values:
         return ""
-    spread = f" ({number(min(errors))}–{number(max(errors))})" if len(errors) > 1 else ""
-    return f"{number(_mean(errors))}{spread}; {_mean(relative):.2f}"
+    spread = f" ({number(min(values))}–{number(max(values))})" if len(values) > 1 else ""
+    return f"{number(_mean(values))}{spread}" + (f"; {_mean(others):.2f}" if others else "")
 
 
 def _told(values: Sequence[float | int | str]) -> str:

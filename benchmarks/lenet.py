@@ -1,42 +1,55 @@
-"""LeNet-300-100 on MNIST pruned by every coreset, without fine-tuning: test error and logit error.
+"""LeNet-300-100 on MNIST pruned by every method, without labels: test error and logit error.
 
-    python -m benchmarks.lenet [--quick] [--json FILE] [--method NAME]
+    python -m benchmarks.lenet [--quick] [--json FILE] [--resume] [--method NAME]
 
-Every coreset that needs neither labels nor training, or those that are named. The bundled net, widths 150-50,
-60-30 and 30-30, 10 000 test images. Methods that need data see 4 000 unlabelled training images. What is
-random (the draw of the units, or of those images) is repeated with five seeds, with `--quick` with one.
+The bundled net, widths 150-50, 60-30 and 30-30, 10 000 test images. Methods that need data see 4 000
+unlabelled training images; `no data` and `mean and covariance` tell what else `gram` can do with. `learned`
+then matches all layers to the original's logits, on those images or on all 60 000, never with a label;
+`scratch` is the same training from random weights. `Torch-Pruning` is that library with its own criteria
+(Taylor and Hessian see labels). What is random is repeated with five seeds, what is trained with three, with
+`--quick` with one.
 """
 
 from __future__ import annotations
 
-import sys
-
 import torch
 
-from benchmarks.comparison import Subject, compare, original, registered
-from benchmarks.harness import by_size, environment_rows, finish, options
+from benchmarks import peers
+from benchmarks.comparison import PEER, Lesson, classifier, measure, registered
+from benchmarks.harness import by_size, options
 from benchmarks.train_lenet import tensors
 from edgeprune.demo.lenet import build
+from edgeprune.stages.finetune import Recipe
 
 SIZES = {"150-50": {"fc1": 150, "fc2": 50}, "60-30": {"fc1": 60, "fc2": 30}, "30-30": {"fc1": 30, "fc2": 30}}
 SAMPLES = 4000
+EVERY = 60_000
 SEEDS = range(5)
+FEW, MANY = Recipe.of_steps(2000, SAMPLES), Recipe.of_steps(4000, EVERY)
+LESSONS = {
+    "learned, 4 000 unlabelled": Lesson(FEW, seeds=3),
+    "scratch, 4 000 unlabelled": Lesson(FEW, scratch=True, seeds=3),
+    "learned, 60 000 unlabelled": Lesson(MANY, EVERY, seeds=3),
+    "scratch, 60 000 unlabelled": Lesson(MANY, EVERY, scratch=True, seeds=3),
+}
 LAYOUT = by_size
+
+
+def methods() -> tuple[str, ...]:
+    """In the order of the table."""
+    others = tuple(PEER + name for name in peers.CRITERIA if name != "BN scale")
+    return (*registered(), *others, "gram, no data", "gram, mean and covariance", *LESSONS)
 
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--method", action="append", help="a coreset; may be repeated")
+    parser.add_argument("--method", action="append", help="a line of the table; may be repeated")
     chosen = parser.parse_args()
     torch.set_num_threads(1)  # threads that wait for each other on a busy machine cost more than they bring
-    images, _ = tensors("train")
-    subject = Subject.of("LeNet-300-100 on MNIST", build(), images, *tensors("test"))
-    rows = [*environment_rows(), original(subject)]
-    which, seeds = chosen.method or registered(), SEEDS[:1] if chosen.quick else SEEDS
-    for row in compare(subject, which, SIZES, SAMPLES, seeds):
-        rows.append(row)
-        print(f"{row.method} {row.size} seed {row.seed}: {row.figure} {row.value:.3g}", file=sys.stderr)
-    finish(rows, LAYOUT, chosen.json)
+    subject = classifier(
+        "LeNet-300-100 on MNIST", build(), tensors("train"), tensors("test"), SAMPLES, LESSONS
+    )
+    measure(chosen, subject, methods(), SIZES, SEEDS, LAYOUT)
 
 
 if __name__ == "__main__":

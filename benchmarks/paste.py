@@ -15,12 +15,20 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.harness import RESULTS, Layout, by_figure, by_size, load
+from benchmarks.harness import RESULTS, Layout, by_figure, by_size, load, sized
 from edgeprune.errors import UsageError
 from edgeprune.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYOUTS: Mapping[str, Layout] = {"lenet": by_size, "cnn": by_size, "startup": by_figure}
+LAYOUTS: Mapping[str, Layout] = {
+    "lenet": by_size,
+    "learned": by_size,
+    "cnn": by_size,
+    "vgg": by_size,
+    "crepe": sized("same pitch", "relative output error"),
+    "minilm": sized("mean cosine", "least cosine"),
+    "startup": by_figure,
+}
 OPENING = re.compile(r"^<!-- table: .* -->$", re.MULTILINE)
 BLOCK = re.compile(
     r"^(<!-- table: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(?=^<!-- end -->$)", re.DOTALL | re.MULTILINE

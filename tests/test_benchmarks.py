@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import paste
-from benchmarks.harness import RESULTS, Row, by_figure, by_size, load, number, save
+from benchmarks.augment import affine
+from benchmarks.harness import RESULTS, Ledger, Row, by_figure, by_size, load, number, save, sized
 from edgeprune.errors import UsageError
 
 ROWS = [
@@ -48,6 +50,32 @@ def test_a_cell_tells_mean_least_and_most() -> None:
     assert "torch 2.0" in table.caption
 
 
+def test_other_figures_and_no_seconds() -> None:
+    rows = [
+        Row("net", "some", "50 %", "cosine", 97.93, "%", 0),
+        Row("net", "some", "50 %", "least", 80.0, "%", 0),
+    ]
+    assert sized("cosine", "least")(rows).lines == (("some", "97.9; 80.00", ""),)
+
+
+def test_an_interrupted_script_goes_on_behind_its_last_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.json"
+    first = Ledger.open(path, resume=False)
+    assert not first.has("some", "50 %", 0)
+    first.add([row for row in ROWS if row.method == "some" and row.seed == 0])
+    again = Ledger.open(path, resume=True)
+    assert again.has("some", "50 %", 0)
+    assert not again.has("some", "50 %", 1)
+    again.add([Row("net", "other", "50 %", "test error", 1.0, "%", 0)])
+    ordered = [row.method for row in again.arranged(("other", "some")) if row.method]
+    assert ordered == ["other", "some", "some", "some"]
+    assert load(path) == again.rows
+    assert not Ledger.open(path, resume=False).has("some", "50 %", 0)
+    assert "some 50 % seed 0: test error 2" in capsys.readouterr().err
+
+
 def test_counts_stay_whole() -> None:
     rows = [Row("x", "", "", "packages", 0, "", 0), Row("x", "", "", "time", 0.1, "s", 0)]
     assert by_figure(rows).lines == (("x", "0", "0.10"),)
@@ -86,3 +114,16 @@ def test_the_documents_show_the_figures_of_the_results() -> None:
     for path in paste.documents(paste.ROOT):
         text = path.read_text(encoding="utf-8")
         assert paste.pasted(text, path, RESULTS) == text, f"{path}: run 'python -m benchmarks.paste'"
+
+
+def test_moved_digits_keep_their_shape_and_most_of_their_ink() -> None:
+    images = torch.zeros(16, 784)
+    images.reshape(16, 28, 28)[:, 8:20, 10:18] = 1.0
+    moved = affine(images, torch.Generator().manual_seed(0))
+    assert moved.shape == images.shape
+    assert not torch.equal(moved, images)
+    share = moved.sum(1) / images.sum(1)
+    assert float(share.min()) > 0.7
+    assert float(share.max()) < 1.4
+    away = (moved.reshape(16, 28, 28).flatten(1).argmax(1) // 28 - 8).abs()
+    assert int(away.max()) <= 6

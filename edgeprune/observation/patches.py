@@ -17,11 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgeprune.graph import Graph, Ints, Node, Reader, Ref
+from edgeprune.observation import kernel_ridge
+from edgeprune.observation.kernel_ridge import RowEquations
 from edgeprune.observation.moments import ROWS, batches, part
 from edgeprune.observation.originals import Originals
 
 LARGEST = 4608
-"""Most unknowns (kept channels × taps) for which the normal equations are formed."""
+"""Most unknowns (kept channels × taps) for which the normal equations are formed; else some rows are kept."""
 
 FAINT = 1e-3
 """An output whose scale is below this share of the largest is not refitted: it is hardly heard."""
@@ -223,28 +225,31 @@ def refit(
     weight = weights[reader.weight]
     taps = tuple(weight.shape[2:])
     unknowns = len(channels) * int(torch.tensor(taps).prod()) if taps else len(channels)
-    if not _refittable(node) or reader.axis != 1 or unknowns > LARGEST:
+    if not _refittable(node) or reader.axis != 1:
         return {}
     site, end = shift_site(graph, reader), landing(graph, reader, weights)
     loud = end.scale[torch.from_numpy(outputs)].abs()
     fitted = torch.from_numpy(outputs)[loud > FAINT * loud.max()]
-    halves = [NormalEquations.of(unknowns + (site is not None), len(fitted)) for _ in range(2)]
+    wide = unknowns > LARGEST
+    sums = [NormalEquations.of(0 if wide else unknowns + (site is not None), len(fitted)) for _ in range(2)]
+    kept = [RowEquations() for _ in range(2)]
     present = weight.index_select(1, torch.from_numpy(channels)).flatten(1).double()
+    most = kernel_ridge.rows_for(unknowns) if wide else ROWS
     wanted = frozenset({reader.data, end.node})
     originals = originals or Originals(graph, frozenset({end.node}))
     parts = batches(graph, samples)
     for k, batch in enumerate(parts if graph.batch is not None else _split(parts)):
         heard = graph.values(batch, weights, wanted)
         target = originals.value(k, batch, end.node)
-        limit = max(1, ROWS * len(batch[0]) // len(samples[0]))
+        limit = max(1, most * len(batch[0]) // len(samples[0]))
         rows = patches(node, taps, heard[reader.data], channels)
         rest = responses(node, target - heard[end.node])[:, fitted]
         chosen = part(torch.arange(len(rows)), limit, generator)
         picked = rows[chosen].double()
         if site is not None:
             picked = torch.cat([picked, torch.ones(len(picked), 1, dtype=torch.float64)], dim=1)
-        halves[k % 2].add(picked, rest[chosen].double())
-    landed = _best(halves)
+        (kept if wide else sums)[k % 2].add(picked, rest[chosen].double())
+    landed = kernel_ridge.best(kept) if wide else _best(sums)
     if landed is None:
         return {}
     change = torch.zeros(len(landed), weight.shape[0], dtype=torch.float64)
