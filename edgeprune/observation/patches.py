@@ -230,11 +230,8 @@ def refit(
     site, end = shift_site(graph, reader), landing(graph, reader, weights)
     loud = end.scale[torch.from_numpy(outputs)].abs()
     fitted = torch.from_numpy(outputs)[loud > FAINT * loud.max()]
-    wide = unknowns > LARGEST
-    sums = [NormalEquations.of(0 if wide else unknowns + (site is not None), len(fitted)) for _ in range(2)]
-    kept = [RowEquations() for _ in range(2)]
+    halves, most = _halves(unknowns, site is not None, len(fitted))
     present = weight.index_select(1, torch.from_numpy(channels)).flatten(1).double()
-    most = kernel_ridge.rows_for(unknowns) if wide else ROWS
     wanted = frozenset({reader.data, end.node})
     originals = originals or Originals(graph, frozenset({end.node}))
     parts = batches(graph, samples)
@@ -248,13 +245,20 @@ def refit(
         picked = rows[chosen].double()
         if site is not None:
             picked = torch.cat([picked, torch.ones(len(picked), 1, dtype=torch.float64)], dim=1)
-        (kept if wide else sums)[k % 2].add(picked, rest[chosen].double())
-    landed = kernel_ridge.best(kept) if wide else _best(sums)
+        halves[k % 2].add(picked, rest[chosen].double())
+    landed = _best(halves)
     if landed is None:
         return {}
     change = torch.zeros(len(landed), weight.shape[0], dtype=torch.float64)
     change[:, fitted] = landed / end.scale[fitted]
     return _written(weights, reader, channels, present, change, site)
+
+
+def _halves(unknowns: int, constant: bool, outputs: int) -> tuple[list[NormalEquations | RowEquations], int]:
+    """Empty sums for both halves of the samples, and the rows that go into them together."""
+    if unknowns > LARGEST:
+        return [RowEquations(), RowEquations()], kernel_ridge.rows_for(unknowns)
+    return [NormalEquations.of(unknowns + constant, outputs) for _ in range(2)], ROWS
 
 
 def _refittable(node: Node) -> bool:
@@ -272,9 +276,11 @@ def _split(source: Any) -> Any:
         yield tuple(x[middle:] for x in batch)
 
 
-def _best(halves: list[NormalEquations]) -> Tensor | None:
+def _best(halves: Sequence[NormalEquations | RowEquations]) -> Tensor | None:
     """The change fitted on all rows, at the strength that does best across the halves."""
     first, second = halves
+    if isinstance(first, RowEquations) or isinstance(second, RowEquations):
+        return kernel_ridge.best([half for half in halves if isinstance(half, RowEquations)])
     if not first.count or not second.count:
         return None
     nothing = torch.zeros_like(first.outer)
