@@ -102,8 +102,7 @@ def choose(
                 _refit(coupling, reader, selections, weights, run, torch_random, originals)
                 fitted.pop(reader.node, None)
                 fitted[reader.node] = reader
-        kept = len(selection.keep)
-        logger.info("%s: %d of %d units kept, error %s", group.name, kept, group.size, selection.error)
+        logger.info("%s: %d units kept, error %s", group.name, len(selection.keep), selection.error)
     if run is not None and fitted:
         _settle(coupling, fitted, selections, weights, run, torch_random, originals, progress)
     if again and run is not None:
