@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,11 +31,10 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: the folder is missing or not writable, or the disk is full.
     """
-    temporary: Path | None = None
+    # named before it is made, so that an interrupt at any moment finds it
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}{PART}"
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
-        os.close(handle)
-        temporary = Path(name)
+        temporary.touch(exist_ok=False)
         yield temporary
         temporary.chmod(0o644)
         temporary.replace(path)
@@ -46,9 +44,8 @@ def atomic(path: Path) -> Iterator[Path]:
             "Free some space or choose another folder with -o."
         ) from error
     finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -113,8 +113,7 @@ def claim(
         )
     _make(path)
     with _alone(path):
-        for cut_off in path.rglob(f".*{PART}"):  # of a run that was killed amid a write
-            cut_off.unlink(missing_ok=True)
+        _sweep(path)
         previous = _key(mark)
         if key is None and previous is None:
             raise UsageError(f"{path}: there is no run here; make one with `edgeprune run`.")
@@ -139,6 +138,14 @@ def claim(
             if not folder.run.seconds:
                 _undo(path)  # nothing was finished, so nothing is left behind
             raise
+        finally:
+            _sweep(path)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a run left that was killed or interrupted amid a write."""
+    for cut_off in path.rglob(f".*{PART}"):
+        cut_off.unlink(missing_ok=True)
 
 
 def _unfinished(path: Path) -> bool:

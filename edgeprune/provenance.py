@@ -145,7 +145,7 @@ def _signing() -> Any:
     except ImportError as error:
         raise UsageError(
             f"signatures need the package model-signing, which cannot be imported ({error}); "
-            "install it with: pip install model-signing pyopenssl"
+            "install it with: pip install 'edgeprune[sign]'"
         ) from error
     return model_signing
 

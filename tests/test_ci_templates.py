@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -136,3 +137,65 @@ def test_a_verdict_without_errors_passes_the_action(tmp_path: Path, environment:
         check=False,
     )
     assert done.returncode == 0, done.stderr + done.stdout
+
+
+def test_the_hooks_stop_a_commit_in_a_real_repository(tmp_path: Path, environment: dict[str, str]) -> None:
+    """git commits, pre-commit runs the hooks: a bad configuration and a broken model stay out."""
+    pytest.importorskip("pre_commit")
+    project = tmp_path / "project"
+    project.mkdir()
+    local = [
+        {key: hook[key] for key in ("id", "name", "entry", "language", "files")}
+        for hook in read(".pre-commit-hooks.yaml")
+    ]
+    (project / ".pre-commit-config.yaml").write_text(
+        json.dumps({"repos": [{"repo": "local", "hooks": local}]})
+    )
+    names = {f"GIT_{who}_{what}": "a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    own = {**environment, **names, "PRE_COMMIT_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path)}
+
+    def ran(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=project, env=own, capture_output=True, text=True, check=False)
+
+    assert ran("git", "init", "-q").returncode == 0
+    assert ran(sys.executable, "-m", "pre_commit", "install").returncode == 0
+    (project / "edgeprune.toml").write_text("methd = 1\n")
+    (project / "broken.onnx").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    ran("git", "add", ".")
+    refused = ran("git", "commit", "-m", "bad")
+    assert refused.returncode == 1, refused.stderr
+    assert "did you mean 'method'" in refused.stdout + refused.stderr
+    assert "EP501" in refused.stdout + refused.stderr
+    (project / "edgeprune.toml").write_text("seed = 1\n")
+    ran("git", "rm", "-q", "--cached", "broken.onnx")
+    ran("git", "add", "edgeprune.toml")
+    made = ran("git", "commit", "-m", "good")
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert "Passed" in made.stdout + made.stderr
+    assert ran("git", "log", "--oneline").stdout.count("\n") == 1
+
+
+def test_pre_commit_reads_the_hooks_from_this_repository(tmp_path: Path, environment: dict[str, str]) -> None:
+    """As a user's configuration names them: by repository and revision, cloned by pre-commit itself."""
+    pytest.importorskip("pre_commit")
+    project, origin = tmp_path / "project", tmp_path / "origin"
+    names = {f"GIT_{who}_{what}": "a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    own = {**environment, **names, "PRE_COMMIT_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path)}
+
+    def ran(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True, check=False)
+
+    for folder in (project, origin):
+        folder.mkdir()
+        ran(folder, "git", "init", "-q")
+    shutil.copy(ROOT / ".pre-commit-hooks.yaml", origin)
+    ran(origin, "git", "add", ".")
+    ran(origin, "git", "commit", "-qm", "hooks")
+    ran(origin, "git", "tag", "v1")
+    config = {"repos": [{"repo": str(origin), "rev": "v1", "hooks": [{"id": "edgeprune-config"}]}]}
+    (project / ".pre-commit-config.yaml").write_text(json.dumps(config))
+    (project / "edgeprune.toml").write_text("keep = 3\n")
+    ran(project, "git", "add", ".")
+    done = ran(project, sys.executable, "-m", "pre_commit", "run", "--all-files")
+    assert done.returncode == 1, done.stderr
+    assert "keep is a share above 0 and at most 1, not 3" in done.stdout

@@ -175,7 +175,9 @@ def _again(folder: Path, drift: bool, certificates: bool) -> list[Any]:
     help="Private elliptic-curve key, PEM.",
 )
 def sign(folder: Path, key: Path) -> int:
-    r"""Sign a RUN's files with OpenSSF model-signing, which must be installed.
+    r"""Sign a RUN's files with OpenSSF model-signing (pip install 'edgeprune[sign]').
+
+    The key is an elliptic-curve one of yours; no service is asked.
 
     \b
       openssl ecparam -name prime256v1 -genkey -noout -out private.pem
