@@ -28,6 +28,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "crepe": sized("same pitch", "relative output error"),
     "minilm": sized("mean cosine", "least cosine"),
     "startup": by_figure,
+    "coverage": by_figure,
 }
 OPENING = re.compile(r"^<!-- table: .* -->$", re.MULTILINE)
 BLOCK = re.compile(

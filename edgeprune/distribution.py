@@ -7,7 +7,7 @@ kernels are inside; see `edgeprune.bounds.statistical` for the theorems.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ def inside_of(samples: Samples, domains: Sequence[Domain]) -> Array:
 def promises(
     samples: Samples, odds: Odds, best: Certificate | None, inside: Array | None
 ) -> list[Certificate]:
-    """Quantile and flips on every target; the mean of the torch net's error where its range is proved.
+    """Quantile, flips and whole distribution on every target; the torch net's mean where errors are bounded.
 
     Args:
         best: the least deterministic bound, which no error of an input of the domain can exceed.
@@ -78,19 +78,51 @@ def promises(
         errors = linf_errors(samples.reference, outputs)
         said = statistical.quantile(errors, odds.quantile, delta)
         made.append(statement(f"quantile {odds.quantile:g}", "linf", said, samples, target))
+        made += _whole(errors, delta, samples, target)
         if samples.reference[0].ndim == 2 and samples.reference[0].shape[1] > 1:
             flips = int((samples.reference[0].argmax(1) != outputs[0].argmax(1)).sum())
             said = statistical.rate(flips, len(errors), delta)
             made.append(statement("top-1 flips", "rate", said, samples, target))
-    if best is not None and best.bound and inside is not None:
-        errors = linf_errors(samples.reference, samples.pruned)
-        if inside.all():
-            said = statistical.mean_betting(np.minimum(errors, best.bound), best.bound, delta)
-        else:
-            reason = f"{int((~inside).sum())} of {len(inside)} samples lie outside the domain of the bound"
-            said = statistical.Statement(None, 1 - delta, len(errors), float(errors.mean()), reason, "")
-        made.append(statement("mean error", "linf", said, samples, None))
-    return made
+    return [*made, *_means(samples, delta, best, inside)]
+
+
+def _means(
+    samples: Samples, delta: float, best: Certificate | None, inside: Array | None
+) -> list[Certificate]:
+    """The mean error by two inequalities, each at its own confidence."""
+    if best is None or not best.bound or inside is None:
+        return []
+    errors = linf_errors(samples.reference, samples.pruned)
+    kinds = {
+        "mean error": statistical.mean_betting,
+        "mean error, empirical Bernstein": statistical.mean_bernstein,
+    }
+    if not inside.all():
+        reason = f"{int((~inside).sum())} of {len(inside)} samples lie outside the domain of the bound"
+        said = statistical.Statement(None, 1 - delta, len(errors), float(errors.mean()), reason, "")
+        return [statement("mean error", "linf", said, samples, None)]
+    capped = np.minimum(errors, best.bound)
+    return [
+        statement(name, "linf", how(capped, best.bound, delta), samples, None) for name, how in kinds.items()
+    ]
+
+
+def _whole(errors: Array, delta: float, samples: Samples, target: str) -> list[Certificate]:
+    """P(error > t) for every t at once; the statement's own number is the widest gap to the samples."""
+    curve = statistical.whole_distribution(errors, min(delta, 0.5))
+    if curve is None:
+        return []
+    gap = max(bound - above for bound, above in zip(curve.bounds, curve.above, strict=True))
+    said = statistical.Statement(
+        gap,
+        1 - min(delta, 0.5),
+        len(errors),
+        None,
+        "",
+        "Dvoretzky–Kiefer–Wolfowitz band (Massart 1990) met with order statistics (Wilks 1941)",
+    )
+    points = tuple(zip(curve.thresholds, curve.above, curve.bounds, strict=True))
+    return [replace(statement("whole distribution", "cdf", said, samples, target), curve=points)]
 
 
 def statement(

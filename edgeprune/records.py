@@ -181,13 +181,15 @@ class Certificate:
         scope: layer (one group's readers), local or global (the net's outputs, over a
             domain), distribution (the net's outputs, over the data's distribution).
         domain: the inputs it speaks about, in words.
-        norm: of the output difference: `linf` (largest over outputs), `relative-l2`, or
-            `rate` (a probability).
+        norm: of the output difference: `linf` (largest over outputs), `relative-l2`, `rate` (a
+            probability), or `cdf` (the widest gap between samples and all inputs in `curve`).
         bound: None when not certifiable; then `reason` says why.
         confidence: 1 − δ for statements that hold with a probability, else None.
         observed: the largest (or the mean, for a mean) error measured on `n_inputs` inputs.
         attacked: the largest error that a search over the domain found.
         tightness: bound ÷ attacked, or bound ÷ observed where nothing was attacked.
+        curve: of the whole distribution, for ascending thresholds: (threshold, share of the samples above it,
+            bound on the share of all inputs above it); all hold at once.
         target: the target whose outputs were measured, None for torch itself.
     """
 
@@ -206,6 +208,7 @@ class Certificate:
     target: str | None = None
     reason: str = ""
     source: str = ""
+    curve: tuple[tuple[float, float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,14 @@ BOUNDS: Registry[Bound] = Registry(
             "edgeprune.bounds.statistical.exceedance",
         ),
         Bound(
+            "whole distribution",
+            ("distribution",),
+            "statistical",
+            ("samples",),
+            "for every threshold at once, the error exceeds it for at most the stated share of all inputs",
+            "edgeprune.bounds.statistical.whole_distribution",
+        ),
+        Bound(
             "chosen ratio",
             ("distribution",),
             "statistical",

@@ -121,7 +121,7 @@ def headline(run: Run, *, rate: bool = False) -> Certificate | None:
     scopes = ("global", "distribution", "local")
     smallest: dict[tuple[str | None, ...], tuple[float, Certificate]] = {}
     for item in run.certificates:
-        if item.bound is None or item.label == "observed" or item.scope not in scopes:
+        if item.bound is None or item.label == "observed" or item.scope not in scopes or item.norm == "cdf":
             continue
         if (item.norm == "rate") is not rate:
             continue

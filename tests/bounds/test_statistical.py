@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks.coverage import LAWS, allowed, missed
 from edgeprune.bounds import statistical
 from edgeprune.errors import BoundViolated, UsageError
 
@@ -193,3 +194,33 @@ def test_a_ratio_needs_rows_of_errors() -> None:
     chosen, said = statistical.chosen_ratio([[np.nan] * 100], [0.5], 1.0, 0.9, 0.1)
     assert chosen is None
     assert "mildest" in said.reason
+
+
+def test_no_statement_of_a_run_is_false_more_often_than_delta() -> None:
+    """The benchmark's repetitions, fewer of them: every statement, every law."""
+    runs = 200
+    for (statement, law), count in missed(runs, seed=1).items():
+        assert count / runs <= allowed(runs), (statement, law)
+
+
+def test_the_benchmark_would_see_a_wrong_statement() -> None:
+    """A quantile bound that ignores the confidence is caught."""
+    draw = np.random.default_rng(0)
+    law, runs = LAWS["smooth"], 200
+    wrong = sum(law.above(float(np.quantile(law.draw(draw, 200), 0.9))) > 0.1 for _ in range(runs))
+    assert wrong / runs > allowed(runs)
+
+
+def test_the_whole_distribution_is_tight_in_the_tail_and_monotone() -> None:
+    errors = np.arange(1.0, 2049.0)
+    curve = statistical.whole_distribution(errors, 0.05)
+    assert curve is not None
+    assert curve.thresholds[-1] == 2048
+    width = statistical.band(2048, 0.025)
+    assert width is not None
+    assert curve.bounds[-1] < width / 5
+    assert all(b > a for a, b in zip(curve.above, curve.bounds, strict=True))
+    assert max(b - a for a, b in zip(curve.above, curve.bounds, strict=True)) <= width * (1 + 1e-12)
+    assert list(curve.bounds) == sorted(curve.bounds, reverse=True)
+    assert statistical.whole_distribution([], 0.05) is None
+    assert statistical.whole_distribution([1.0, np.inf], 0.05) is None
