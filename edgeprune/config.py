@@ -25,6 +25,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "moments": ("samples", "synthetic", "moments", "none"),
     "direction": ("bottom-up", "top-down"),
     "allocation": ("uniform", "global"),
+    "selection": ("fresh-split", "learn-then-test"),
 }
 """What a setting can be, by its name."""
 
@@ -45,6 +46,8 @@ class Settings:
         keep: share of each group's units to keep; 0.5 when no budget is given.
         params: share of the parameters to keep, instead of `keep`.
         macs: share of the multiply-accumulates to keep, instead of `keep`.
+        ratios: shares to keep that are tried; the smallest that limit `statistical_error` allows is taken.
+        selection: how that spoils no certificate: `fresh-split` or `learn-then-test`.
         moments: where second moments come from: `samples`, `synthetic` (inputs made from batch norms),
             `moments` (the samples' mean and covariance) or `none` (the weights alone).
         direction: `bottom-up`, or `top-down` for methods that look at weights only.
@@ -87,6 +90,8 @@ class Settings:
     keep: float | None = None
     params: float | None = None
     macs: float | None = None
+    ratios: tuple[float, ...] = ()
+    selection: str = "fresh-split"
     moments: str = "samples"
     direction: str = "bottom-up"
     allocation: str = "uniform"
@@ -125,6 +130,10 @@ class Settings:
         for kind, share in given.items():
             if not 0.0 < share <= 1.0:
                 raise ValueError(f"{kind} is a share above 0 and at most 1, not {share:g}")
+        if self.ratios and given:
+            raise ValueError(f"ratios and {' and '.join(given)} are different budgets; give one of them")
+        if any(not 0.0 < share <= 1.0 for share in self.ratios) or len(set(self.ratios)) != len(self.ratios):
+            raise ValueError(f"ratios are different shares above 0 and at most 1, not {list(self.ratios)}")
         for name in ("confidence", "quantile"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise ValueError(f"{name} is a probability between 0 and 1, not {getattr(self, name):g}")
@@ -214,7 +223,7 @@ def resolve(
     """
     path, content = read_config(file) if file is not None or search else (None, {})
     flags = {name: value for name, value in given.items() if value is not None and value != ()}
-    kinds = ("keep", "params", "macs")
+    kinds = ("keep", "params", "macs", "ratios")
     if any(kind in flags for kind in kinds):
         content = {key: value for key, value in content.items() if key not in kinds}
     limits = flags.pop("limits", Limits())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,8 +18,9 @@ from edgeprune.folder import key_of
 from edgeprune.graph import flatten_outputs
 from edgeprune.models import Loaded, parse_inputs
 from edgeprune.profiles import Calibration, Target, find_calibration, find_target
-from edgeprune.records import Environment, ModelRecord, Run, TensorRecord, to_json
+from edgeprune.records import Environment, ModelRecord, Run, Split, TensorRecord, to_json
 from edgeprune.samples import Array, CalibrationData
+from edgeprune.splits import halves, refuse_overlap, split_of
 
 NOISE = 256
 """Samples of noise that stand in for a calibration set when none is given."""
@@ -34,6 +36,8 @@ class Line:
         holdout: inputs to measure on, one array each, samples first.
         labels: classes of the held-out samples, where known.
         domains: of each input, None if nothing is known.
+        select: held-out inputs to choose among ratios by; the same as `holdout` where nothing was split off.
+        splits: what was used for what.
         local: whether these are neighbourhoods of single inputs only.
         fit_labels: classes of the calibration inputs, where known.
         distribution: what the held-out samples are, in words.
@@ -51,6 +55,8 @@ class Line:
     targets: tuple[Target, ...]
     fit_labels: Array | None = None
     local: bool = False
+    select: tuple[Array, ...] = ()
+    splits: tuple[Split, ...] = ()
 
     @property
     def everywhere(self) -> tuple[Domain, ...] | None:
@@ -92,14 +98,17 @@ def prepare(loaded: Loaded, settings: Settings) -> Line:
     domains = _domains(specs, inputs, fit, None if data is None else data.holdout)
     if domains is not None and settings.domain is None and data is not None:
         _check_inside(domains, data, specs, str(settings.calibration))
-    holdout, distribution = _holdout(settings, data, calibration, inputs, domains)
+    held, distribution = _holdout(settings, data, calibration, inputs, domains)
+    sets = _split(settings, data, held, distribution)
     return Line(
         loaded=loaded,
         settings=settings,
         inputs=inputs,
         fit=fit,
-        holdout=holdout,
-        labels=None if data is None else data.holdout_labels,
+        holdout=tuple(x[sets.certify] for x in held),
+        select=tuple(x[sets.select] for x in held),
+        splits=sets.splits,
+        labels=None if data is None or data.holdout_labels is None else data.holdout_labels[sets.certify],
         domains=domains,
         distribution=distribution,
         calibration_sha256=calibration.data.sha256 if calibration is not None else "",
@@ -107,6 +116,39 @@ def prepare(loaded: Loaded, settings: Settings) -> Line:
         fit_labels=None if data is None else data.fit_labels,
         local=any(spec.local for spec in specs or ()),
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sets:
+    """Places of the held-out samples that choose and that certify, and the record of both."""
+
+    select: Array
+    certify: Array
+    splits: tuple[Split, ...]
+
+
+def _split(settings: Settings, data: CalibrationData | None, held: tuple[Array, ...], words: str) -> _Sets:
+    """All held-out samples certify, but for the half that a fresh split lets choose.
+
+    Raises:
+        CalibrationError: a sample is in both halves, or one that was fitted to certifies.
+    """
+    every = np.arange(len(held[0]))
+    fresh = bool(settings.ratios) and settings.selection == "fresh-split"
+    select, certify = halves(len(every), settings.seed) if fresh else (every, every)
+    certifying = [x[certify] for x in held]
+    splits = []
+    if data is not None:
+        fitting = [x[: settings.samples] for x in data.fit]
+        splits.append(
+            split_of("fit", words.replace("held-out", "fitting"), np.arange(len(fitting[0])), fitting)
+        )
+    if settings.ratios:
+        choosing = [x[select] for x in held]
+        splits.append(split_of("select", words, select, choosing))
+        if fresh:  # that nothing fitted is held out was seen when the set was read
+            refuse_overlap({"select": choosing}, certifying)
+    return _Sets(select, certify, (*splits, split_of("certify", words, certify, certifying)))
 
 
 def _domains(
@@ -208,7 +250,7 @@ def empty_run(line: Line, resolved: Resolved, about: Environment) -> Run:
         outputs=tuple(_tensor(f"output{k}", y) for k, y in enumerate(outputs)),
         notes=line.loaded.notes,
     )
-    return Run(model=model, environment=about, settings=resolved.records())
+    return Run(model=model, environment=about, settings=resolved.records(), splits=line.splits)
 
 
 def _outputs(line: Line) -> tuple[Tensor, ...]:

@@ -22,8 +22,10 @@ __all__ = [
     "LABELS",
     "SCHEMA_VERSION",
     "Artifact",
+    "Candidate",
     "Certificate",
     "Check",
+    "Choice",
     "Drift",
     "Environment",
     "GroupRecord",
@@ -35,6 +37,7 @@ __all__ = [
     "PlanRecord",
     "Run",
     "SettingRecord",
+    "Split",
     "TensorRecord",
     "Term",
     "Validation",
@@ -263,6 +266,57 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True)
+class Split:
+    """Samples that were used for one thing; each thing has its own.
+
+    Attributes:
+        use: `fit` (to prune and compensate), `select` (to choose how much) or `certify` (also to measure).
+        source: where they come from, in words.
+        n: how many.
+        indices_sha256: of their places in the source, as little-endian int64.
+        content_sha256: of the digests of the samples, in order.
+    """
+
+    use: str
+    source: str
+    n: int
+    indices_sha256: str
+    content_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A share to keep that was tried: its quantile's bound (None: too few samples), its largest error."""
+
+    share: float
+    bound: float | None
+    largest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How much to prune, chosen by samples.
+
+    Attributes:
+        method: `fresh-split` or `learn-then-test`.
+        limit: of the error that the quantile's share of inputs shall have.
+        n: samples it was chosen by.
+        candidates: from the mildest on.
+        share: the one that was taken.
+        good: whether it was good enough; the mildest is taken where none is.
+    """
+
+    method: str
+    limit: float
+    quantile: float
+    confidence: float
+    n: int
+    candidates: tuple[Candidate, ...]
+    share: float
+    good: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What the gate said. `passed` is None when no limit was set; warnings do not count."""
 
@@ -279,6 +333,8 @@ class Run:
     settings: tuple[SettingRecord, ...] = ()
     plan: PlanRecord | None = None
     trainings: tuple[Training, ...] = ()
+    splits: tuple[Split, ...] = ()
+    choice: Choice | None = None
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     terms: tuple[Term, ...] = ()
     certificates: tuple[Certificate, ...] = ()

@@ -193,8 +193,8 @@ def _check_domain(calibration: Calibration, where: str, samples: Array) -> None:
 
 def _check_disjoint(calibration: Calibration, fit: tuple[Array, ...], holdout: tuple[Array, ...]) -> None:
     """A sample that was fitted to says nothing as a held-out one."""
-    seen = set(_digests(fit))
-    shared = [i for i, digest in enumerate(_digests(holdout)) if digest in seen]
+    seen = set(digests(fit))
+    shared = [i for i, digest in enumerate(digests(holdout)) if digest in seen]
     if shared:
         raise CalibrationError(
             f"{calibration.file}: {len(shared)} of {len(holdout[0])} held-out samples are also in fit "
@@ -202,7 +202,7 @@ def _check_disjoint(calibration: Calibration, fit: tuple[Array, ...], holdout: t
         )
 
 
-def _digests(inputs: tuple[Array, ...]) -> list[bytes]:
+def digests(inputs: tuple[Array, ...]) -> list[bytes]:
     """One digest a sample, over all inputs. Adding 0 makes −0 and 0 the same sample."""
     rows = [np.ascontiguousarray(array + array.dtype.type(0)) for array in inputs]
     return [

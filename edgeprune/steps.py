@@ -14,8 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from edgeprune import splits
 from edgeprune.budget import Cost, cost
 from edgeprune.by_operation import by_operation
+from edgeprune.choice import chosen
 from edgeprune.config import Settings
 from edgeprune.deterministic import Proof
 from edgeprune.distribution import Odds, Samples
@@ -29,7 +31,7 @@ from edgeprune.planning import allotted, planned
 from edgeprune.preparation import Line
 from edgeprune.profiles import Target
 from edgeprune.progress import Progress
-from edgeprune.records import GroupRecord, PlanRecord, Training, Validation, to_json
+from edgeprune.records import Certificate, GroupRecord, PlanRecord, Run, Training, Validation, to_json
 from edgeprune.samples import Array
 from edgeprune.stages import export as exporting
 from edgeprune.stages.certify import Certified, Search, certify
@@ -48,21 +50,40 @@ def shrink_step(line: Line, coupling: Coupling, folder: RunFolder, progress: Pro
         weights = read_weights(path / "pruned.safetensors")
         return restore(line.loaded.module, coupling, Cuts.load(path / "plan.json"), weights)
     with folder.stage("shrink"):
-        widths = allotted(line, coupling, progress)
-        plan = planned(line, coupling, widths, progress)
-        shrunk = shrink(
-            line.loaded.module, coupling, plan, as_traced(coupling, line.inputs), settings.exclude
-        )
-        shrunk, trained = learn(line, coupling, shrunk, folder, progress)
+        if settings.ratios:
+            found = chosen(
+                line,
+                coupling.graph.batch or 64,
+                lambda asked: _made(replace(line, settings=asked), coupling, folder, progress)[0],
+                progress,
+            )
+            line = replace(line, settings=found.settings)
+            folder.update(choice=found.choice)
+        shrunk, trained = _made(line, coupling, folder, progress)
         shrunk.cuts.save(path / "plan.json")
         _save_weights(shrunk.module, path / "pruned.safetensors")
-        before, after = cost(coupling, {}), cost(coupling, plan.keep)
+        used = {"fit": [x.numpy() for x in line.fit]} if line.fit is not None else {}
+        fresh = bool(settings.ratios) and settings.selection == "fresh-split"
+        splits.keep(path, {**used, **({"select": list(line.select)} if fresh else {})})
+        keep = {name: np.array(index) for name, index in shrunk.cuts.keep.items()}
+        before, after = cost(coupling, {}), cost(coupling, keep)
         folder.update(
             plan=_plan_record(coupling, shrunk, settings.method, before, after),
             trainings=trained,
             warnings=(*folder.run.warnings, *_lessons(trained)),
         )
     return shrunk
+
+
+def _made(
+    line: Line, coupling: Coupling, folder: RunFolder, progress: Progress
+) -> tuple[Shrunk, tuple[Training, ...]]:
+    """Allocated, chosen, shrunk and trained as the settings say."""
+    widths = allotted(line, coupling, progress)
+    plan = planned(line, coupling, widths, progress)
+    traced = as_traced(coupling, line.inputs)
+    shrunk = shrink(line.loaded.module, coupling, plan, traced, line.settings.exclude)
+    return learn(line, coupling, shrunk, folder, progress)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -281,6 +302,7 @@ def certify_step(
     settings = line.settings
     if not settings.certify:
         return Certified((), None, None)
+    splits.refuse_used(folder.path, line.holdout)
     samples = Samples(
         line.holdout,
         reference,
@@ -295,7 +317,7 @@ def certify_step(
             shrunk,
             line.domains,
             samples,
-            Odds(settings.confidence, settings.quantile),
+            _odds(settings),
             Search(settings.attack_steps, settings.attack_restarts, settings.seed),
             progress,
             Proof(
@@ -309,8 +331,37 @@ def certify_step(
         )
         if certified.violation is not None:
             _keep_counterexample(certified, folder)
-        folder.update(certificates=certified.certificates)
+        folder.update(certificates=(*certified.certificates, *_by_choice(folder.run, line)))
     return certified
+
+
+def _odds(settings: Settings) -> Odds:
+    """Where the same samples chose and certify, every statement holds for all candidates at once."""
+    tested = len(settings.ratios) if settings.selection == "learn-then-test" and settings.ratios else 1
+    return Odds(1.0 - (1.0 - settings.confidence) / tested, settings.quantile)
+
+
+def _by_choice(run: Run, line: Line) -> tuple[Certificate, ...]:
+    """What learn then test says of the candidate that it chose."""
+    choice = run.choice
+    if choice is None or choice.method != "learn-then-test":
+        return ()
+    taken = next(c for c in choice.candidates if c.share == choice.share)
+    return (
+        Certificate(
+            name=f"chosen ratio, quantile {choice.quantile:g}",
+            scope="distribution",
+            domain=f"inputs drawn like {line.distribution}",
+            norm="linf",
+            bound=choice.limit if choice.good else None,
+            label="statistical",
+            confidence=choice.confidence,
+            observed=taken.largest,
+            n_inputs=choice.n,
+            reason="" if choice.good else "not even the mildest candidate is certified",
+            source="learn then test (Angelopoulos et al. 2021)",
+        ),
+    )
 
 
 def _keep_counterexample(certified: Certified, folder: RunFolder) -> None:

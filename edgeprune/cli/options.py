@@ -62,6 +62,26 @@ model_options = together(
     ),
 )
 
+
+class Shares(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Several shares, as .3,.5,.7."""
+
+    name = "shares"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """The numbers.
+
+        Raises:
+            BadParameter: one is no number.
+        """
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"'{value}' is no list of shares; write .3,.5,.7.", param, ctx)
+
+
 prune_options = together(
     click.option(
         "--calibration",
@@ -80,6 +100,19 @@ prune_options = together(
         type=float,
         metavar="SHARE",
         help="Share of the multiply-accumulates to keep, instead of --keep.",
+    ),
+    click.option(
+        "--ratios",
+        type=Shares(),
+        metavar="SHARE,…",
+        help="Try these shares to keep, and take the smallest whose error is certified within "
+        "--limit statistical_error=….",
+    ),
+    click.option(
+        "--selection",
+        type=click.Choice(CHOICES["selection"]),
+        help="How --ratios keeps certificates true: other samples choose than certify, or fixed sequence "
+        f"testing on all [default: {DEFAULT.selection}].",
     ),
     click.option(
         "--moments",

@@ -233,7 +233,7 @@ def _flag(name: str, value: Any) -> list[str]:
         return _limit_flags(value)
     if not isinstance(value, list | tuple):
         return [f"--{name}", wording.clean(value)]
-    if value and all(isinstance(x, float | int) for x in value):  # a pair of numbers is one value
+    if value and all(isinstance(x, float | int) for x in value):  # a list of numbers is one value
         return [f"--{name}", ",".join(map(str, value))]
     return [word for x in value for word in (f"--{name}", wording.clean(x))]
 
