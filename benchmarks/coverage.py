@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy import special, stats
 
 from benchmarks.harness import Row, by_figure, environment_rows, finish, options
-from edgeprune.bounds import statistical
+from edgeprune.bounds import exceeding, statistical
 
 Floats = npt.NDArray[np.float64]
 
@@ -72,7 +72,7 @@ def mistakes(law: Law, errors: Floats) -> dict[str, bool]:
     after = float(np.median(errors))  # a threshold chosen after looking
     share = statistical.exceedance(errors, after, DELTA).bound
     wrong["exceedance, chosen after"] = share is not None and share < law.above(after)
-    curve = statistical.whole_distribution(errors, DELTA)
+    curve = exceeding.whole_distribution(errors, DELTA)
     assert curve is not None
     wrong["whole distribution"] = any(
         law.above(t) > b + 1e-12 for t, b in zip(curve.thresholds, curve.bounds, strict=True)

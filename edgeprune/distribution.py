@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from edgeprune.bounds import statistical
+from edgeprune.bounds import exceeding, statistical
 from edgeprune.domains import Domain
 from edgeprune.records import Certificate
 from edgeprune.samples import Array
@@ -109,7 +109,7 @@ def _means(
 
 def _whole(errors: Array, delta: float, samples: Samples, target: str) -> list[Certificate]:
     """P(error > t) for every t at once; the statement's own number is the widest gap to the samples."""
-    curve = statistical.whole_distribution(errors, min(delta, 0.5))
+    curve = exceeding.whole_distribution(errors, min(delta, 0.5))
     if curve is None:
         return []
     gap = max(bound - above for bound, above in zip(curve.bounds, curve.above, strict=True))

@@ -2,6 +2,7 @@
 
     a_priori       what the coreset theorem promises before anything is run
     statistical    quantile, rate and mean of the error over the data's distribution
+    exceeding      the whole distribution of the error, tail included
     interval       what every node of one net can be on a domain
     differential   how far two nets can be apart on a domain, by intervals
     crown          the same by linear bounds: affine forms forwards, coefficients backwards
@@ -144,7 +145,7 @@ BOUNDS: Registry[Bound] = Registry(
             "statistical",
             ("samples",),
             "for every threshold at once, the error exceeds it for at most the stated share of all inputs",
-            "edgeprune.bounds.statistical.whole_distribution",
+            "edgeprune.bounds.exceeding.whole_distribution",
         ),
         Bound(
             "chosen ratio",

@@ -49,7 +49,7 @@ def _share(name: str, value: float) -> float:
     return value
 
 
-def _errors(errors: npt.ArrayLike) -> Floats:
+def errors_of(errors: npt.ArrayLike) -> Floats:
     """One float64 error a sample; what is no number counts as infinitely wrong."""
     e = np.asarray(errors, dtype=np.float64)
     if e.ndim != 1:
@@ -101,7 +101,7 @@ def quantile(errors: npt.ArrayLike, share: float, delta: float) -> Statement:
     Source:
         Wilks (1941); David & Nagaraja, Order Statistics, 3rd ed., section 7.1.
     """
-    e = np.sort(_errors(errors))
+    e = np.sort(errors_of(errors))
     n, needed = len(e), samples_for_quantile(share, delta)
     source = "order statistic (Wilks 1941)"
     observed = float(np.quantile(e, share, method="inverted_cdf")) if n and np.isfinite(e[-1]) else None
@@ -153,7 +153,7 @@ def rate(events: int, n: int, delta: float) -> Statement:
 
 
 def _in_range(errors: npt.ArrayLike, largest: float) -> Floats:
-    e = _errors(errors)
+    e = errors_of(errors)
     if not (math.isfinite(largest) and largest > 0):
         raise UsageError(f"a bound on the mean needs a finite range > 0, not {largest:g}.")
     if len(e) and (e.max() > largest or e.min() < 0):
@@ -292,7 +292,7 @@ def exceedance(errors: npt.ArrayLike, threshold: float, delta: float) -> Stateme
     Source:
         Massart (1990).
     """
-    e = _errors(errors)
+    e = errors_of(errors)
     n, source = len(e), "Dvoretzky–Kiefer–Wolfowitz band (Massart 1990)"
     width = band(n, delta)
     observed = float((e > threshold).mean()) if n else None
@@ -301,57 +301,6 @@ def exceedance(errors: npt.ArrayLike, threshold: float, delta: float) -> Stateme
         reason = f"{n} samples are too few: at least {needed} are needed"
         return Statement(None, 1 - delta, n, observed, reason, source)
     return Statement(min(1.0, observed + width), 1 - delta, n, observed, "", source)
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """Upper bounds on the share of all inputs above every threshold, all at once.
-
-    Attributes:
-        thresholds: ascending, in the unit of the errors: some of the errors themselves.
-        above: share of the samples with a larger error (never a bound).
-        bounds: on the share of all inputs with a larger error; between two thresholds the left one's holds.
-    """
-
-    thresholds: tuple[float, ...]
-    above: tuple[float, ...]
-    bounds: tuple[float, ...]
-
-
-def whole_distribution(errors: npt.ArrayLike, delta: float, points: int = 24) -> Curve | None:
-    """Bounds on P(e > t) for every t at once: the DKW band, met with order statistics in the tail.
-
-    Half of δ goes to the band #(eᵢ > t)/n + √(ln(2/δ)/(2n)). The band is far too wide where few samples are
-    left; there K ranks fixed in advance, n, n − 1, n − 2, n − 4, …, share the other half: as in `quantile`,
-        P( P(e > e₍ₖ₎) > 1 − q ) ≤ δ/(2K)   for q the δ/(2K) quantile of Beta(k, n − k + 1),
-    and what bounds the share above e₍ₖ₎ bounds it above every larger t.
-
-    Args:
-        errors: (n,) one a sample.
-        delta: δ ≤ ½.
-        points: of the curve that are evenly spaced in probability; the K ranks are added.
-
-    Returns:
-        The curve; None without samples, or where an error is no number.
-
-    Raises:
-        UsageError: δ is not in (0, ½].
-
-    Source:
-        Massart (1990) for the band; Wilks (1941) for the ranks; a union bound joins them.
-    """
-    e = np.sort(_errors(errors))
-    n, width = len(e), band(len(e), delta / 2)
-    if width is None or not np.isfinite(e).all():
-        return None
-    ranks = np.unique(n - np.concatenate([[0], 2 ** np.arange(int(math.log2(n)) if n > 1 else 0)]))
-    share = special.betaincinv(ranks, n - ranks + 1, delta / (2 * len(ranks))) * (1 - 1e-10)
-    evenly = np.ceil(np.linspace(0, 1, points + 1)[1:] * n).astype(int)
-    thresholds = np.unique(e[np.unique(np.concatenate([ranks, evenly])) - 1])
-    above = 1.0 - np.searchsorted(e, thresholds, side="right") / n
-    tail = [float((1 - share[e[ranks - 1] <= t]).min(initial=1.0)) for t in thresholds]
-    bounds = np.minimum(np.minimum(above + width, tail), 1.0)
-    return Curve(tuple(map(float, thresholds)), tuple(map(float, above)), tuple(map(float, bounds)))
 
 
 def chosen_ratio(

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.coverage import LAWS, allowed, missed
-from edgeprune.bounds import statistical
+from edgeprune.bounds import exceeding, statistical
 from edgeprune.errors import BoundViolated, UsageError
 
 
@@ -213,7 +213,7 @@ def test_the_benchmark_would_see_a_wrong_statement() -> None:
 
 def test_the_whole_distribution_is_tight_in_the_tail_and_monotone() -> None:
     errors = np.arange(1.0, 2049.0)
-    curve = statistical.whole_distribution(errors, 0.05)
+    curve = exceeding.whole_distribution(errors, 0.05)
     assert curve is not None
     assert curve.thresholds[-1] == 2048
     width = statistical.band(2048, 0.025)
@@ -222,5 +222,5 @@ def test_the_whole_distribution_is_tight_in_the_tail_and_monotone() -> None:
     assert all(b > a for a, b in zip(curve.above, curve.bounds, strict=True))
     assert max(b - a for a, b in zip(curve.above, curve.bounds, strict=True)) <= width * (1 + 1e-12)
     assert list(curve.bounds) == sorted(curve.bounds, reverse=True)
-    assert statistical.whole_distribution([], 0.05) is None
-    assert statistical.whole_distribution([1.0, np.inf], 0.05) is None
+    assert exceeding.whole_distribution([], 0.05) is None
+    assert exceeding.whole_distribution([1.0, np.inf], 0.05) is None
