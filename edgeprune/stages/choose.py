@@ -86,7 +86,7 @@ def choose(
     selections: dict[str, Selection] = {}
     fitted: dict[str, Reader] = {}
     todo = [group for group in coupling.groups if widths[group.name] < group.size]
-    todo = todo[::-1] if manner.direction == "top-down" else todo
+    todo = todo[:: -1 if manner.direction == "top-down" else 1]
     run = knowledge.samples if knowledge is not None else None
     originals = _originals(coupling.graph, todo)
     for group in progress(todo, f"choosing ({method})", len(todo)):
@@ -94,8 +94,7 @@ def choose(
         known = knowledge if coreset.data else None
         scene = Scene(coupling.graph, weights, alive, known, radii or {}, torch_random, labels)
         evidence = gather(scene, group, shares=coreset.needs_shares, gradients=coreset.needs_gradients)
-        selection = coreset.choose(evidence, widths[group.name], random)
-        selections[group.name] = selection
+        selections[group.name] = selection = coreset.choose(evidence, widths[group.name], random)
         _compensate(coupling, group, selection, weights)
         if coreset.refits and run is not None:
             for reader in _distinct(group.readers):
