@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgeprune.domain_spec import DomainSpec, parse_domains
+from edgeprune.emphasis import parsed
 from edgeprune.errors import ConfigError, UsageError
 from edgeprune.limits import Limits
 from edgeprune.records import SettingRecord, to_json
@@ -52,6 +53,8 @@ class Settings:
             `moments` (the samples' mean and covariance) or `none` (the weights alone).
         direction: `bottom-up`, or `top-down` for methods that look at weights only.
         allocation: `uniform` (every group keeps the same share) or `global` (what is heard least goes first).
+        emphasis: `FAMILY=WEIGHT` for `global`: how much the error of a family of groups counts (`conv-64=2`).
+        price_mix: λ in [0, 1] for `global` with `macs`: the share is held by (1 − λ)·MACs + λ·parameters.
         learn_steps: of Adam, when `learned` matches all layers to the original.
         finetune: epochs of training behind that; 0 for none.
         loss: of the fine-tuning: `match`, `distil`, `cross-entropy`, `mixed`, or `module:function`.
@@ -95,6 +98,8 @@ class Settings:
     moments: str = "samples"
     direction: str = "bottom-up"
     allocation: str = "uniform"
+    emphasis: tuple[str, ...] = ()
+    price_mix: float | None = None
     learn_steps: int = 2000
     finetune: int = 0
     loss: str = "match"
@@ -144,6 +149,16 @@ class Settings:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is one of {', '.join(choices)}, not '{getattr(self, name)}'")
+        parsed(self.emphasis)
+        if (self.emphasis or self.price_mix is not None) and self.allocation != "global":
+            raise ValueError(
+                "emphasis and price_mix are for allocation = global; set that, or leave them out"
+            )
+        if self.price_mix is not None and (self.macs is None or not 0.0 <= self.price_mix <= 1.0):
+            raise ValueError(
+                f"price_mix is a share from 0 to 1 beside a budget in macs, not {self.price_mix:g}"
+                f"{'' if self.macs is not None else ' without one'}"
+            )
         if self.finetune < 0 or self.learn_steps < 1:
             raise ValueError(
                 f"finetune cannot be negative and learn_steps must be at least 1, not {self.finetune} and "

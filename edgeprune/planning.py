@@ -9,31 +9,55 @@ import torch
 
 from edgeprune.budget import Budget, Multiples
 from edgeprune.config import Settings
+from edgeprune.families import emphasised
 from edgeprune.graph import Coupling
 from edgeprune.observation.knowledge import know
 from edgeprune.plan import Plan
 from edgeprune.preparation import Line
+from edgeprune.pricing import Prices
 from edgeprune.profiles import Target
 from edgeprune.progress import Progress
 from edgeprune.stages.allocate import allocate
 from edgeprune.stages.choose import Manner, choose
-from edgeprune.stages.distribute import curves, distribute
+from edgeprune.stages.distribute import Curve, curves, distribute
 from edgeprune.stages.radii import radii
 
 
 def allotted(line: Line, coupling: Coupling, progress: Progress) -> dict[str, int]:
     """How many units each group keeps: the same share everywhere, or less where less is lost."""
-    multiples = _multiples(line.settings, line.targets)
+    multiples = multiples_of(line.settings, line.targets)
     settings, budget = line.settings, Budget(*line.settings.budget)
     if settings.allocation == "uniform":
         return allocate(coupling, budget, multiples)
     knowledge = know(
         coupling, settings.moments, line.fit, settings.seed, bounds=line.bounds, progress=progress
     )
-    return distribute(coupling, budget, multiples, curves(coupling, knowledge, settings.seed, progress))
+    return spread(coupling, settings, multiples, curves(coupling, knowledge, settings.seed, progress))
 
 
-def _multiples(settings: Settings, targets: Sequence[Target]) -> Multiples:
+def spread(
+    coupling: Coupling,
+    settings: Settings,
+    multiples: Multiples,
+    found: Mapping[str, Curve],
+    prices: Prices | None = None,
+) -> dict[str, int]:
+    """The widths of a global allocation, with families weighed and prices mixed as the settings say.
+
+    Args:
+        found: the error curve of each group.
+        prices: of this net, where they are known already.
+    """
+    errors = emphasised(coupling, {name: curve.error for name, curve in found.items()}, settings.emphasis)
+    weighed = {name: Curve(name, error) for name, error in errors.items()}
+    budget, mix = Budget(*settings.budget), settings.price_mix
+    if mix is None:
+        return distribute(coupling, budget, multiples, weighed)
+    price = (prices or Prices.of(coupling)).mixed(mix)
+    return distribute(coupling, budget, multiples, weighed, price, polynomial=True)
+
+
+def multiples_of(settings: Settings, targets: Sequence[Target]) -> Multiples:
     """The least common multiples of what the targets compute well."""
     if settings.multiple is not None:
         return Multiples(settings.multiple, settings.multiple)

@@ -6,6 +6,7 @@
 #   libvulkan1          how the WebGPU provider finds that adapter
 #   openssh-*           a real sshd on the loopback
 #   qemu-user-static    runs ARM programs
+#   postgresql          a storage for searches; the tests start a server of their own
 #   onnxruntime-web     for the browser, by npm, into ${XDG_CACHE_HOME:-~/.cache}/edgeprune
 #   arm64               a real ARM onnxruntime, into the same folder (scripts/arm64-rootfs.sh)
 set -euo pipefail
@@ -25,6 +26,7 @@ need /usr/lib/chromium/vk_swiftshader_icd.json chromium
 need ssh openssh-client
 need /usr/sbin/sshd openssh-server
 need qemu-aarch64-static qemu-user-static
+compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || packages+=(postgresql)
 ldconfig -p | grep -q 'libvulkan\.so\.1' || packages+=(libvulkan1)
 if [ ! -d "$CACHE/node_modules/onnxruntime-web" ] && ! command -v npm >/dev/null; then packages+=(npm); fi
 if [ "${#packages[@]}" -gt 0 ]; then

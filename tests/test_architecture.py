@@ -107,8 +107,8 @@ def room_of(module: str) -> str:
     return parts[1] if len(parts) > 1 and f"edgeprune.{parts[1]}" in MODULES else ""
 
 
-FLOORS = ("cli", "line", "stages", "between", "rooms", "shared")
-"""From the top: the command line, what puts stages together, the stages, what several of them make of
+FLOORS = ("cli", "search", "line", "stages", "between", "rooms", "shared")
+"""From the top: the command line, searches, what puts stages together, the stages, what several of them make of
 one room, the rooms, and what all share."""
 
 
@@ -117,6 +117,8 @@ def floor_of(module: str) -> str:
     """Where a module stands: by its folder, or else above all that it imports."""
     if module in ("edgeprune", "edgeprune.__main__") or inside(module, "edgeprune.cli"):
         return "cli"
+    if inside(module, "edgeprune.search"):
+        return "search"
     if inside(module, "edgeprune.stages"):
         return "stages"
     if room_of(module) in ROOMS:
@@ -165,6 +167,51 @@ def test_rooms_never_import_each_other() -> None:
             )
             found[module] = sorted(others)
     assert {module: others for module, others in found.items() if others} == {}
+
+
+LIGHT_PARTS = ("objectives", "front", "space", "store", "lease", "place")
+"""Parts of a search that decide without the libraries that do the work."""
+EXTRA = {
+    "optuna": {"edgeprune.search.study"},
+    "distributed": {"edgeprune.search.cluster"},
+    "dask": set(),
+    "psycopg": set(),
+    "sqlalchemy": set(),
+}
+"""What `edgeprune[search]` brings, and the one file that knows each."""
+
+
+def test_only_the_command_line_knows_of_searches() -> None:
+    knowing = {m for m, path in MODULES.items() if any(inside(n, "edgeprune.search") for n in ours(path))}
+    assert {floor_of(module) for module in knowing} <= {"cli", "search"}
+
+
+def test_what_a_search_decides_needs_none_of_what_does_the_work() -> None:
+    heavy = {
+        part: sorted(
+            n
+            for n in reached(f"edgeprune.search.{part}")
+            for top in (*EXTRA, "torch", "onnx", "onnxruntime")
+            if inside(n, top)
+        )
+        for part in LIGHT_PARTS
+    }
+    assert {part: names for part, names in heavy.items() if names} == {}
+
+
+def test_each_library_of_the_extra_is_known_to_one_file() -> None:
+    for library, files in EXTRA.items():
+        knowing = {m for m, path in MODULES.items() if any(inside(n, library) for n in imports(path))}
+        assert knowing == files, library
+
+
+def test_without_the_extra_everything_else_can_be_imported() -> None:
+    asked = {
+        module: sorted(n for n in at_once(path) for library in EXTRA if inside(n, library))
+        for module, path in MODULES.items()
+        if not inside(module, "edgeprune.search")
+    }
+    assert {module: names for module, names in asked.items() if names} == {}
 
 
 def test_nothing_is_imported_in_a_circle() -> None:
@@ -274,7 +321,7 @@ def test_dataclasses_are_slotted() -> None:
 
 def test_a_room_names_every_file_in_it() -> None:
     unnamed = {}
-    for room in (*ROOMS, "stages"):
+    for room in (*ROOMS, "stages", "search"):
         table = (PACKAGE / room / "__init__.py").read_text(encoding="utf-8")
         files = {path.stem for path in (PACKAGE / room).glob("*.py")} - {"__init__"}
         unnamed[room] = sorted(stem for stem in files if stem not in table)

@@ -16,6 +16,8 @@ from edgeprune.cli.errors import told
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run", "The whole line: prune, shrink, export, validate, certify, gate."),
     "demo": ("run", "The bundled model, end to end."),
+    "search": ("search", "The front of latency, error and size, on as many devices as there are."),
+    "merge": ("search", "The parts of a search that was split, put together."),
     "inspect": ("look", "Groups of channels, what is pinned and why, cost by layer."),
     "prune": ("run", "Choose and shrink only; go on later with `run`."),
     "export": ("stages", "A model as a checked ONNX file, unpruned."),

@@ -130,6 +130,19 @@ prune_options = together(
         help=f"The same share of every group, or what is heard least first [default: {DEFAULT.allocation}].",
     ),
     click.option(
+        "--emphasis",
+        multiple=True,
+        metavar="FAMILY=WEIGHT",
+        help="With --allocation global: how much the error of a family of groups counts, as conv-64=2; "
+        "repeatable.",
+    ),
+    click.option(
+        "--price-mix",
+        type=float,
+        metavar="SHARE",
+        help="With --allocation global --macs: price parameters with this weight, MACs with the rest.",
+    ),
+    click.option(
         "--learn-steps",
         type=int,
         metavar="N",

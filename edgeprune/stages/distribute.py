@@ -105,11 +105,13 @@ def distribute(
     multiples: Multiples,
     found: Mapping[str, Curve],
     price: Price | None = None,
+    polynomial: bool = False,
 ) -> dict[str, int]:
     """The widths that lose least within the budget.
 
     Args:
         price: another price than the budget's kind counts; its limit is the budget's share of the whole.
+        polynomial: whether that price is of degree two in any one width, as counts are.
 
     Raises:
         UsageError: no width meets the budget.
@@ -117,7 +119,7 @@ def distribute(
     if not 0.0 < budget.share <= 1.0:
         raise UsageError(f"--{budget.kind} {budget.share:g}: a share must be above 0 and at most 1.")
     priced = price or counted(coupling, budget.kind)
-    exact = price is None
+    exact = price is None or polynomial
     grids = {group.name: grid(group, multiples.multiple(group)) for group in coupling.groups}
     whole = {group.name: group.size for group in coupling.groups}
     limit = budget.share * priced(whole)

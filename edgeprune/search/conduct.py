@@ -1,0 +1,420 @@
+"""The search itself: ask for a trial, find out what it is worth, cheap before dear, and tell.
+
+    expected error, size of the net   milliseconds, here, from the error curves and counts
+    the net, its drift                seconds, a worker
+    certificates                      where they are asked for
+    the ONNX file, then each device   a worker, and the devices at the same time
+
+After every step the trial ends if a constraint is broken for sure. What is found is kept by what it was made
+from; a net that was looked at before is known at no cost.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from edgeprune.budget import Budget, Cost, Multiples, cost
+from edgeprune.config import Settings
+from edgeprune.errors import BrokenPromise, EdgepruneError, TargetUnavailable, UsageError
+from edgeprune.planning import spread
+from edgeprune.pricing import Prices
+from edgeprune.search.bench import Bench
+from edgeprune.search.objectives import Condition, Objective
+from edgeprune.search.space import Space
+from edgeprune.search.store import Store, key
+from edgeprune.search.study import Book, Desk
+from edgeprune.search.work import (
+    MODEL,
+    PLAN,
+    WEIGHTS,
+    Draft,
+    File,
+    MeasuredTrial,
+    Measurement,
+    Prepared,
+    Subject,
+    broken,
+)
+from edgeprune.search.workers import Crew, Done, Task
+from edgeprune.search_record import Activity, State, TrialRecord
+from edgeprune.stages.allocate import allocate
+from edgeprune.stages.distribute import Curve
+from edgeprune.target import Target
+
+logger = logging.getLogger(__name__)
+
+MOST_IN_FLIGHT = 64
+ACTIVITIES = 4000
+"""The latest that are kept."""
+HOPELESS = 6
+"""Trials in a row that fail before one succeeds, after which the search gives up."""
+AGGREGATED = {"observed_error": max, "statistical_error": max, "top1_agreement": min, "accuracy": min}
+"""What is measured on every target and counts once: the worst."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a search is told.
+
+    Attributes:
+        trials: of all kinds, of this and earlier calls together.
+        seconds: after which no further trial is begun; None for no limit.
+        retries: of a task whose worker or device died.
+        carried: whether files travel to the workers, which do not see this machine's folders.
+    """
+
+    minimized: tuple[Objective, ...]
+    conditions: tuple[Condition, ...]
+    trials: int
+    seconds: float | None = None
+    retries: int = 2
+    cool_down_s: float = 0.0
+    carried: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ground:
+    """What a search stands on: the opened model, and what is known before the first trial.
+
+    Attributes:
+        curves: error curves by group; empty where nothing is known of the inputs.
+        original: digest and size in bytes of the original's ONNX file.
+        fixed: digest of everything that decides a measurement, beside the nets.
+    """
+
+    bench: Bench
+    settings: Settings
+    targets: tuple[Target, ...]
+    curves: Mapping[str, Curve]
+    prices: Prices
+    whole: Cost
+    multiples: Multiples
+    original: tuple[str, int]
+    fixed: str
+    subject: Subject
+
+
+@dataclass(slots=True)
+class Trial:
+    """A trial that is under way."""
+
+    number: int
+    params: dict[str, Any]
+    draft: Draft
+    found: dict[str, float]
+    sha256: str = ""
+    waiting: set[str] = field(default_factory=set)
+    tries: int = 0
+    follows: bool = False
+    followers: list[Trial] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Conductor:
+    """A search under way.
+
+    Attributes:
+        watch: called whenever something has changed.
+        counts: trials by state, of this and earlier calls.
+    """
+
+    ground: Ground
+    rules: Rules
+    space: Space
+    desk: Desk
+    book: Book
+    store: Store
+    crew: Crew
+    watch: Callable[[Conductor], None]
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    measurements: dict[str, int] = field(default_factory=dict)
+    activities: list[Activity] = field(default_factory=list)
+    running: dict[int, Trial] = field(default_factory=dict)
+    began: float = field(default_factory=time.time)
+    numbers: itertools.count[int] = field(init=False)
+    hopeless: int = 0
+
+    def __post_init__(self) -> None:
+        self.numbers = itertools.count(self.book.seen)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the targets."""
+        return tuple(target.name for target in self.ground.targets)
+
+    @property
+    def done(self) -> int:
+        """Trials that are finished, now and before."""
+        return sum(self.counts.values())
+
+    def run(self) -> None:
+        """Go on until the trials or the time are used up.
+
+        Raises:
+            EdgepruneError: a promise was broken, the study cannot be written, or nothing can be measured.
+        """
+        while True:
+            while self._room():
+                self._begin(next(self.numbers))
+            if not self.running:
+                return
+            for done in self.crew.finished(timeout_s=1.0):
+                self._take(done)
+            self.watch(self)
+
+    def _room(self) -> bool:
+        """Whether another trial should be begun: somebody would have nothing to do without it."""
+        if self.done + len(self.running) >= self.rules.trials or len(self.running) >= MOST_IN_FLIGHT:
+            return False
+        if self.rules.seconds is not None and time.time() - self.began > self.rules.seconds:
+            return False
+        alone = [trial for trial in self.running.values() if not trial.follows]
+        making = sum(1 for trial in alone if not trial.waiting)
+        if making >= self.crew.makers():
+            return False
+        backlog = dict.fromkeys(self.names, 0)
+        for trial in alone:
+            for name in trial.waiting or self.names:
+                backlog[name] += 1
+        return any(count <= self.crew.units(name) for name, count in backlog.items())
+
+    # ---------------------------------------------------------------------------- one trial
+
+    def _begin(self, number: int) -> None:
+        started = time.monotonic()
+        params = self.desk.ask(number)
+        try:
+            draft = self.draft(params)
+        except UsageError as error:  # the grid allows no net as small as that
+            self._finish(Trial(number, params, Draft("", "", ()), {}), "failed", str(error))
+            return
+        finally:
+            self._spent("allocation", time.monotonic() - started)
+        trial = Trial(number, params, draft, dict(draft.known))
+        if reason := broken(draft.conditions, trial.found, self.names):
+            self._finish(trial, "ruled out", reason)
+            return
+        name = self._outcome(draft)
+        for other in self.running.values():
+            if not other.follows and self._outcome(other.draft) == name:
+                other.followers.append(trial)
+                self.running[number] = trial
+                trial.follows = True
+                return
+        if (known := self.store.get(name)) is not None:
+            trial.found = dict(known.content["found"])
+            self._settle(trial, repeated=True)
+            return
+        self.running[number] = trial
+        self.crew.submit(Task(number, "", draft))
+
+    def draft(self, params: Mapping[str, Any]) -> Draft:
+        """Widths on the grid, and what is known without making the net."""
+        ground = self.ground
+        settings = self.space.settings(ground.settings, params)
+        coupling = ground.bench.coupling
+        if self.space.weighed:
+            widths = spread(coupling, settings, ground.multiples, ground.curves, ground.prices)
+        else:
+            widths = allocate(coupling, Budget(*settings.budget), ground.multiples)
+        left = cost(coupling, {name: np.arange(width) for name, width in widths.items()})
+        known = {
+            "macs": left.macs / max(ground.whole.macs, 1),
+            "macs_count": float(left.macs),
+            "params": left.params / max(ground.whole.params, 1),
+            "params_count": float(left.params),
+            "original_bytes": float(ground.original[1]),
+        }
+        if ground.curves:
+            known["expected_error"] = float(sum(ground.curves[n].error[w] for n, w in widths.items()))
+        return Draft(
+            settings.method,
+            settings.direction,
+            tuple(sorted(widths.items())),
+            tuple(known.items()),
+            self.rules.conditions,
+            self.names,
+        )
+
+    def _outcome(self, draft: Draft) -> str:
+        return key("outcome", net=draft.name("net", self.ground.subject), measured=self.ground.fixed)
+
+    def _take(self, done: Done) -> None:
+        """What became of a task."""
+        trial = self.running.get(done.task.trial)
+        step = done.task.device or "make"
+        outcome = "lost" if done.lost else "failed" if done.error else ""
+        began = getattr(done.result, "began", 0.0) or done.began
+        self._did(
+            Activity(done.where, step, done.task.trial, began - self.began, done.ended - self.began, outcome)
+        )
+        if trial is None:
+            return  # it was ruled out meanwhile
+        if done.error is not None:
+            self._failed(trial, done.task, done.error, done.lost)
+        elif isinstance(done.result, Prepared):
+            self._made(trial, done.result)
+        elif isinstance(done.result, MeasuredTrial):
+            self._measured(trial, done.task, done.result)
+
+    def _failed(self, trial: Trial, task: Task, error: BaseException, lost: bool) -> None:
+        if isinstance(error, BrokenPromise):
+            raise error
+        if lost or isinstance(error, TargetUnavailable):
+            self._again(trial, task, f"{type(error).__name__}: {error}")
+            return
+        if not isinstance(error, EdgepruneError):
+            logger.warning("trial %d: %s: %s", trial.number, type(error).__name__, error)
+        self._finish(trial, "failed", str(error) or type(error).__name__)
+
+    def _again(self, trial: Trial, task: Task, reason: str) -> None:
+        """A worker or a device died: that costs a retry, not the search."""
+        trial.tries += 1
+        if trial.tries <= self.rules.retries:
+            logger.info("trial %d: tried again (%s)", trial.number, reason)
+            self.crew.submit(task)
+        else:
+            self._finish(trial, "failed", f"{task.device or 'a worker'} failed {trial.tries} times: {reason}")
+
+    def _made(self, trial: Trial, made: Prepared) -> None:
+        for step, spent in made.seconds.items():
+            self._spent(step, spent)
+        trial.found |= made.found
+        trial.sha256 = made.sha256
+        if made.ruled_out:
+            self._finish(trial, "ruled out", made.ruled_out)
+            return
+        if made.model is not None:
+            size = {"size_bytes": made.found["size_bytes"]}
+            self.store.put(trial.draft.name("file", self.ground.subject), size, {MODEL: made.model})
+        trial.waiting = set(self.names)
+        for target in self.ground.targets:
+            if (known := self.store.get(self._measurement(trial, target))) is not None:
+                self._learned(trial, target.name, dict(known.content["found"]))
+                if trial.number not in self.running:
+                    return
+            else:
+                self.crew.submit(Task(trial.number, target.name, self._job(trial, target)))
+
+    def _job(self, trial: Trial, target: Target) -> Measurement:
+        entry = self.store.get(trial.draft.name("file", self.ground.subject), [MODEL])
+        assert entry is not None
+        path, settings = entry.path(MODEL), self.ground.settings
+        file = File(content=path.read_bytes()) if self.rules.carried else File(str(path))
+        return Measurement(
+            target, file, settings.seed, settings.latency, cool_down_s=self.rules.cool_down_s,
+            odds=(settings.confidence, settings.quantile),
+        )  # fmt: skip
+
+    def _measurement(self, trial: Trial, target: Target) -> str:
+        return key("measurement", net=trial.sha256, measured=self.ground.fixed, target=target.name)
+
+    def _measured(self, trial: Trial, task: Task, result: MeasuredTrial) -> None:
+        self._spent("device", result.ended - result.began)
+        if not result.reached:
+            self._again(trial, task, result.reason)
+            return
+        self.measurements[task.device] = self.measurements.get(task.device, 0) + 1
+        target = next(t for t in self.ground.targets if t.name == task.device)
+        content = {"found": result.found, "validation": result.validation, "where": result.where}
+        self.store.put(self._measurement(trial, target), content, {})
+        self._learned(trial, task.device, result.found)
+
+    def _learned(self, trial: Trial, target: str, found: Mapping[str, float]) -> None:
+        """What a device told of a trial."""
+        trial.found |= found
+        trial.waiting.discard(target)
+        for name, worst in AGGREGATED.items():
+            values = [trial.found[f"{name}@{t}"] for t in self.names if f"{name}@{t}" in trial.found]
+            if values and name != "observed_error":
+                trial.found[name] = worst(values)
+            elif values:
+                trial.found[name] = worst([*values, trial.found.get(name, 0.0)])
+        if "top1_agreement" in trial.found:
+            trial.found["disagreement"] = 1 - trial.found["top1_agreement"]
+        if not trial.waiting:
+            self._settle(trial)
+        elif reason := broken(trial.draft.conditions, trial.found, self.names):
+            self._finish(trial, "ruled out", reason)
+
+    def _settle(self, trial: Trial, repeated: bool = False) -> None:
+        """Everything is known."""
+        missing = [o.key for o in self.rules.minimized if o.key not in trial.found]
+        if missing:
+            self._finish(trial, "failed", f"{' and '.join(missing)} could not be had")
+            return
+        if not repeated:
+            name = self._outcome(trial.draft)
+            self.store.put(name, {"found": trial.found}, {})
+            self.store.drop(trial.draft.name("net", self.ground.subject), [PLAN, WEIGHTS])
+            self.store.drop(trial.draft.name("file", self.ground.subject), [MODEL])
+        self._finish(trial, "repeated" if repeated else "measured")
+
+    def _finish(self, trial: Trial, state: State, reason: str = "") -> None:
+        excess: dict[str, float] = {}
+        unknown = False
+        for condition in self.rules.conditions:
+            away = condition.excess(trial.found, self.names)
+            if away is not None:
+                excess[condition.text] = away
+            elif state in ("measured", "repeated"):
+                unknown = True
+        if state == "ruled out" and not any(value > 0 for value in excess.values()):
+            excess[reason] = 1.0
+        partly = [trial.found.get(o.key) for o in self.rules.minimized]
+        values = tuple(v for v in partly if v is not None) if state in ("measured", "repeated") else ()
+        feasible = (
+            not unknown and state not in ("failed", "ruled out") and all(v <= 0 for v in excess.values())
+        )
+        if unknown:
+            excess["not everything that is constrained could be had"] = 1.0
+        record = TrialRecord(trial.number, state, trial.params, trial.found, values, reason, feasible)
+        self.running.pop(trial.number, None)
+        self.crew.cancel(trial.number)
+        self.desk.tell(record, excess, partly)
+        self.book.add(record, excess)
+        self.counts[state] = self.counts.get(state, 0) + 1
+        for follower in trial.followers:
+            follower.found |= trial.found
+            self._finish(follower, "repeated" if values else state, reason)
+        self._despair(record)
+
+    def _despair(self, record: TrialRecord) -> None:
+        """Give up where nothing at all succeeds."""
+        self.hopeless = self.hopeless + 1 if record.state == "failed" else 0
+        if self.hopeless >= HOPELESS and not self.counts.get("measured"):
+            raise TargetUnavailable(
+                f"search: the first {self.hopeless} trials all failed, the last one because: {record.reason} "
+                "What was finished stays; mend that and give the same command again."
+            )
+
+    def _spent(self, step: str, seconds: float) -> None:
+        self.seconds[step] = self.seconds.get(step, 0.0) + seconds
+
+    def _did(self, activity: Activity) -> None:
+        self.activities.append(activity)
+        if len(self.activities) > 2 * ACTIVITIES:
+            del self.activities[:-ACTIVITIES]
+
+
+def closest(records: Sequence[TrialRecord], conditions: Sequence[Condition], targets: Sequence[str]) -> str:
+    """Which trial came nearest to keeping all conditions, in words; '' where nothing is known."""
+    best: tuple[float, str] | None = None
+    for record in records:
+        away = [(c, c.excess(record.found, targets)) for c in conditions]
+        over = [(c, value) for c, value in away if value is not None and value > 0]
+        if not over:
+            continue
+        worst = max(value / max(abs(c.limit), 1e-12) for c, value in over)
+        words = ", ".join(f"{c.text} by {value:.4g}" for c, value in over)
+        if best is None or worst < best[0]:
+            best = (worst, f"trial {record.number} came closest and breaks {words}")
+    return best[1] if best else ""
