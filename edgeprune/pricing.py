@@ -105,8 +105,8 @@ def fitted(price: Price, sizes: Mapping[str, int]) -> Quadratic:
     base = at(np.zeros(count))
     one = np.array([at(step * (np.arange(count) == i)) for i in range(count)])
     two = 2 * one - base  # of two units nothing but the first difference can be seen
-    for i in np.flatnonzero(full > 2):
-        two[i] = at(2 * step * (np.arange(count) == i))
+    for k in np.flatnonzero(full > 2):
+        two[k] = at(2 * step * (np.arange(count) == k))
     safe = np.where(step > 0, step, 1.0)
     square = np.zeros((count, count))
     np.fill_diagonal(square, np.where(step > 0, (two - 2 * one + base) / (2 * safe**2), 0.0))

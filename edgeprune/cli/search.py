@@ -69,7 +69,7 @@ what_options = options.together(
 
 where_options = options.together(
     click.option(
-        "--jobs",
+        "--workers",
         type=int,
         default=1,
         show_default=True,
@@ -204,7 +204,7 @@ def _wishes(values: dict[str, Any]) -> Wishes:
         storage=values["storage"],
         study=values["study"],
         cluster=values["cluster"],
-        jobs=values["jobs"],
+        workers=values["workers"],
         units=tuple(values["units"]),
         cool_down_s=values["cool_down"],
         retries=values["retries"],

@@ -55,7 +55,7 @@ class Wishes:
         sampler: one of `study.SAMPLERS`.
         storage: URL of a database or a storage proxy; '' for a journal file in the folder.
         cluster: address of a Dask scheduler; '' for this machine.
-        jobs: processes that make nets here; 0 for this very process.
+        workers: processes that make nets here; 0 for this very process.
         units: `TARGET=COUNT`: how many equal devices of a target there are here.
         shard: (index from 1, count) of a search that is split.
     """
@@ -71,7 +71,7 @@ class Wishes:
     storage: str = ""
     study: str = "edgeprune"
     cluster: str = ""
-    jobs: int = 1
+    workers: int = 1
     units: tuple[str, ...] = ()
     cool_down_s: float = 0.0
     retries: int = 2
@@ -170,8 +170,8 @@ def rules(wishes: Wishes, targets: Sequence[str]) -> tuple[Rules, Pick | None]:
     """
     from edgeprune.search.conduct import Rules
 
-    if wishes.trials < 1 or wishes.jobs < 0 or wishes.retries < 0 or wishes.cool_down_s < 0:
-        raise UsageError("--trials must be at least 1, and --jobs, --retries and --cool-down at least 0.")
+    if wishes.trials < 1 or wishes.workers < 0 or wishes.retries < 0 or wishes.cool_down_s < 0:
+        raise UsageError("--trials must be at least 1, and --workers, --retries and --cool-down at least 0.")
     minimized = objectives(wishes.minimize, wishes.error, targets)
     kept = conditions(wishes.constraints, wishes.error, targets)
     chosen = pick(wishes.pick, wishes.error, targets, minimized) if wishes.pick else None
@@ -200,10 +200,8 @@ def ground(
     certified = any(o.name == "certified_error" for o in told.minimized) or any(
         c.name == "certified_error" for c in told.conditions
     )
-    if certified and bench.line.domain is None:
-        raise UsageError(
-            "a certified error needs a domain; give --domain LOW HIGH, or a calibration set with one."
-        )
+    if certified and bench.line.domains is None:
+        raise UsageError("a certified error needs a domain; give --domain, or a calibration set with one.")
     digest = key_of({"bench": bench.digest(), "multiples": [multiples.conv, multiples.units]})
     original = _kept(store, key("original", subject=digest), ORIGINAL, lambda work: _original(bench, work))
     samples = _kept(store, key("samples", subject=digest), SAMPLES, lambda _: bench.samples())

@@ -15,7 +15,8 @@ from torch import nn
 
 from edgeprune import environment
 from edgeprune.config import Resolved, Settings
-from edgeprune.distribution import Odds, Samples
+from edgeprune.deterministic import Proof
+from edgeprune.distribution import Odds, Samples, inside_of
 from edgeprune.errors import CalibrationError, UnsupportedModel
 from edgeprune.files import write_bytes
 from edgeprune.folder import RunFolder, key_of
@@ -28,7 +29,7 @@ from edgeprune.preparation import Line, empty_run, prepare
 from edgeprune.progress import Progress, silent
 from edgeprune.records import to_json
 from edgeprune.samples import Array
-from edgeprune.stages.certify import Proof, Search, certify
+from edgeprune.stages.certify import Search, certify
 from edgeprune.stages.couple import couple
 from edgeprune.stages.distribute import Curve, curves
 from edgeprune.stages.parity import torch_outputs
@@ -132,12 +133,9 @@ class Bench:
             found |= {"top1_agreement": drift.top1_agreement, "disagreement": 1 - drift.top1_agreement}
         if drift.accuracy is not None:
             found["accuracy"] = drift.accuracy[1]
-        if line.bounds is not None:
-            low, high = line.bounds
-            inside = np.ones(len(line.holdout[0]), dtype=np.bool_)
-            for x in line.holdout:
-                flat = x.reshape(len(x), -1)
-                inside &= (flat >= low).all(1) & (flat <= high).all(1)
+        if line.domains is not None:
+            samples = Samples(line.holdout, self.reference, outputs, {}, line.distribution)
+            inside = inside_of(samples, line.domains)
             if inside.any():
                 part = tuple(y[inside] for y in self.reference), tuple(y[inside] for y in outputs)
                 found["seen_in_domain"] = measure_drift(*part).linf_max
@@ -151,14 +149,14 @@ class Bench:
             line.loaded.module,
             self.coupling,
             shrunk,
-            line.domain,
+            line.domains,
             Samples(line.holdout, self.reference, pruned, {}, line.distribution),
             Odds(settings.confidence, settings.quantile),
             Search(settings.attack_steps, settings.attack_restarts, settings.seed),
             silent,
-            Proof(settings.bound, settings.budget_s),
+            Proof(settings.bound, settings.budget_s, jobs=settings.jobs, local=line.local),
         )
-        best = certified.best_global
+        best = certified.best
         found = {} if best is None or best.bound is None else {"certified_error": best.bound}
         if certified.violation is None:
             return found, ""

@@ -118,7 +118,7 @@ def opened(
 
 def _crew(wishes: Wishes, names: Sequence[str], units: dict[str, int]) -> Crew:
     if not wishes.cluster:
-        return Local(wishes.jobs, units)
+        return Local(wishes.workers, units)
     from edgeprune.search.cluster import Cluster
 
     return Cluster.reached(wishes.cluster, names)

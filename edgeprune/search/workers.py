@@ -103,11 +103,11 @@ class Local:
     its place. A device that failed rests a while, so that its equals take what waits.
 
     Attributes:
-        jobs: processes; 0 makes nets in this very process.
+        processes: that make nets; 0 makes nets in this very process.
         devices: by target, how many equal ones there are here.
     """
 
-    jobs: int
+    processes: int
     devices: Mapping[str, int]
     subject: Subject | None = None
     package: Package | None = None
@@ -116,7 +116,7 @@ class Local:
     ended: queue.SimpleQueue[tuple[_Seat, Future[Any]]] = field(default_factory=queue.SimpleQueue)
 
     def __post_init__(self) -> None:
-        self.seats[""] = [_Seat(f"worker {k + 1}") for k in range(max(self.jobs, 1))]
+        self.seats[""] = [_Seat(f"worker {k + 1}") for k in range(max(self.processes, 1))]
         for target, count in self.devices.items():
             units = [""] if count == 1 else [str(k + 1) for k in range(count)]
             self.seats[target] = [_Seat(f"{target}-{unit}" if unit else target, unit=unit) for unit in units]
@@ -180,8 +180,8 @@ class Local:
         seat.task, seat.began = task, time.time()
         if seat.executor is None:
             context = multiprocessing.get_context("spawn")
-            processes = self.jobs > 0 and not task.device
-            seat.executor = ProcessPoolExecutor(1, context) if processes else ThreadPoolExecutor(1)
+            apart = self.processes > 0 and not task.device
+            seat.executor = ProcessPoolExecutor(1, context) if apart else ThreadPoolExecutor(1)
         if isinstance(task.job, Draft):
             future: Future[Any] = seat.executor.submit(prepare, self.subject, task.job)
         else:
