@@ -162,7 +162,7 @@ class Local:
         """Stop the processes."""
         for seats in self.seats.values():
             for seat in seats:
-                if isinstance(seat.executor, ProcessPoolExecutor):
+                if isinstance(seat.executor, ProcessPoolExecutor) and seat.task is not None:
                     for process in list((getattr(seat.executor, "_processes", None) or {}).values()):
                         process.terminate()
                 if seat.executor is not None:
