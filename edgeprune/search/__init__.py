@@ -1,18 +1,19 @@
 """Searches: trials by Optuna, work by processes or a Dask cluster, results kept by what they were made from.
 
-search      A search from beginning to end: opened, conducted, written down, and one point of its front …
-begin       From what the user asks for to a search that can run: everything is found and checked …
-space       The space of a search: what an allocation is told, not hundreds of raw widths.
-objectives  What a search makes small, what it must keep to, and which point of the front is taken.
-conduct     The search itself: ask for a trial, find out what it is worth, cheap before dear, and tell.
-study       Trials by Optuna: a desk in memory where the sampler works, and a book where every trial is …
-bench       The bench of a search: one model opened with its samples, and every stage that a trial …
+search      A search from beginning to end: opened, conducted, written down, and one point made a run.
+begin       From what the user asks for to a search that can run: all is found and checked.
+ground      What a search stands on: its rules, the opened model, and a trial on paper.
+space       What is varied: what an allocation is told, not hundreds of raw widths.
+objectives  What is made small, what must be kept to, and which point of the front is taken.
+conduct     The search itself: ask, find out what a trial is worth, cheap before dear, and tell.
+study       Trials by Optuna: a desk in memory for the sampler, and a book of every trial.
+bench       One model opened with its samples, and every stage that a trial goes through.
 work        What a worker does: make the net of a trial, step by step, or measure one on a device.
-workers     Who does the work of a search: processes and devices of this machine.
-cluster     A crew on an existing Dask cluster: devices are resources of its workers.
-lease       Leases: one measurement on a device at a time, with a pause between two, over all processes …
-store       Results by what they were made from: an entry's name is the SHA-256 of inputs, settings and …
-front       The front: points that no other point beats in everything.
+workers     Processes and devices of this machine.
+cluster     A Dask cluster: devices are resources of its workers.
+lease       One measurement on a device at a time, with a pause between two.
+store       Results by what they were made from.
+front       Points that no other point beats in everything.
 merge       The parts of a search that was split, put together.
 place       The folder of a search.
 """

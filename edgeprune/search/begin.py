@@ -36,7 +36,7 @@ from edgeprune.search.store import Entry, Store, key
 from edgeprune.stages.distribute import Curve, grid
 
 if TYPE_CHECKING:
-    from edgeprune.search.conduct import Ground, Rules
+    from edgeprune.search.ground import Ground, Rules
 
 METHODS = ("gram", "gram-forward", "magnitude-refit")
 """What is tried where no method is named."""
@@ -168,7 +168,7 @@ def rules(wishes: Wishes, targets: Sequence[str]) -> tuple[Rules, Pick | None]:
     Raises:
         UsageError: a quantity, a constraint, the pick or a number is wrong.
     """
-    from edgeprune.search.conduct import Rules
+    from edgeprune.search.ground import Rules
 
     if wishes.trials < 1 or wishes.workers < 0 or wishes.retries < 0 or wishes.cool_down_s < 0:
         raise UsageError("--trials must be at least 1, and --workers, --retries and --cool-down at least 0.")
@@ -190,7 +190,7 @@ def ground(
     Raises:
         EdgepruneError: the model, the samples or a target cannot be used.
     """
-    from edgeprune.search.conduct import Ground
+    from edgeprune.search.ground import Ground
     from edgeprune.search.work import Subject
 
     targets = tuple(find_target(name) for name in settings.target)

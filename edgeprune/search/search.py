@@ -24,7 +24,8 @@ from edgeprune.records import Run, to_json
 from edgeprune.report.search_page import render
 from edgeprune.search import begin
 from edgeprune.search.begin import ORIGINAL, SAMPLES, Wishes
-from edgeprune.search.conduct import Conductor, closest
+from edgeprune.search.conduct import Conductor
+from edgeprune.search.ground import closest
 from edgeprune.search.objectives import Pick
 from edgeprune.search.place import CHOSEN, JOURNAL, STORE, claimed
 from edgeprune.search.space import shared

@@ -17,7 +17,8 @@ from edgeprune.budget import Multiples, cost
 from edgeprune.config import Settings
 from edgeprune.errors import BoundViolated, TargetUnavailable, UnsupportedModel
 from edgeprune.pricing import Prices
-from edgeprune.search.conduct import Conductor, Ground, Rules
+from edgeprune.search.conduct import Conductor
+from edgeprune.search.ground import Ground, Rules
 from edgeprune.search.objectives import conditions, objectives
 from edgeprune.search.space import Space
 from edgeprune.search.store import Store
