@@ -4,8 +4,8 @@
 
 One hidden layer read by 10 outputs; weights Gaussian, uniform (784 → 300 → 10 each) or those of the trained
 LeNet-300-100 (its first hidden layer, read by the second). Mean relative error of what is read, on 2 000
-MNIST test images. Random methods: mean of five draws. `gram` knows 2 000 training images or nothing but the
-weights.
+MNIST test images. Random methods: mean of five draws. `gram` knows 2 000 training images, their mean and
+covariance, or nothing but the weights.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ METHODS = (
     ("sensitivity", "samples"),
     ("sensitivity-neuron", "samples"),
     ("gram", "none"),
+    ("gram", "moments"),
     ("gram", "samples"),
 )
 DRAWS = 5
@@ -64,7 +65,7 @@ def measure(name: str, net: nn.Module, images: Tensor, tests: Tensor, sizes: Seq
                 with torch.no_grad():
                     found = shrink(net, coupling, plan, (images[:4],)).module(tests)
                 errors.append(float(((found - expected).norm(dim=1) / expected.norm(dim=1)).mean()))
-            told = f"{method}, no data" if source == "none" else method
+            told = method + {"none": ", no data", "moments": ", mean and covariance"}.get(source, "")
             rows.append(Row(name, told, str(size), "relative error", float(np.mean(errors)), "", 0))
     return rows
 

@@ -252,6 +252,15 @@ def draws_for(epsilon: float, t: float, outputs: int, delta: float, *, taps: int
     return _least(epsilon, lambda m: explicit(t, m, outputs, delta, taps=taps))
 
 
+def paper_draws_for(epsilon: float, t: float, inputs: int, delta: float, *, c: float = 1.0) -> int:
+    """The least m with `paper_form(t, m, inputs, delta)` ≤ ε: the paper's sample size, its constant open.
+
+    Raises:
+        UsageError: ε is not positive, or a number is out of its range.
+    """
+    return _least(epsilon, lambda m: paper_form(t, m, inputs, delta, c=c))
+
+
 def paper_form(t: float, draws: int, inputs: int, delta: float, *, c: float = 1.0) -> float:
     """What the paper's sample size says about ε, *for a constant c that the paper leaves open*.
 

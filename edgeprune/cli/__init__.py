@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "search": ("search", "The front of latency, error and size, on as many devices as there are."),
     "merge": ("search", "The parts of a search that was split, put together."),
     "inspect": ("look", "Groups of channels, what is pinned and why, cost by layer."),
+    "plan": ("plan", "What pruning would keep and cost, and sample sizes, before anything is run."),
     "prune": ("run", "Choose and shrink only; go on later with `run`."),
     "export": ("stages", "A model as a checked ONNX file, unpruned."),
     "simplify": ("stages", "An ONNX file made simpler, and checked."),

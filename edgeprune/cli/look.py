@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def _table(*columns: tuple[str, bool]) -> Table:
+def table(*columns: tuple[str, bool]) -> Table:
+    """An empty table of named columns, each aligned right where its flag says so."""
     from rich import box
     from rich.table import Table
 
@@ -53,7 +54,7 @@ def inspect(model: str | None, as_json: bool, **values: Any) -> int:
 
         click.echo(json.dumps(to_json(found), indent=1))
         return 0
-    groups = _table(
+    groups = table(
         ("group", False), ("units", True), ("parameters", True), ("made by", False), ("read by", False)
     )
     for group in found.groups:
@@ -64,10 +65,10 @@ def inspect(model: str | None, as_json: bool, **values: Any) -> int:
             ", ".join(group.made_by),
             ", ".join(group.read_by) or "–",
         )
-    pinned = _table(("left alone", False), ("units", True), ("because it is", False))
+    pinned = table(("left alone", False), ("units", True), ("because it is", False))
     for item in found.pinned:
         pinned.add_row(item.name, str(item.units), item.reason)
-    layers = _table(("layer", False), ("operation", False), ("parameters", True), ("MACs", True))
+    layers = table(("layer", False), ("operation", False), ("parameters", True), ("MACs", True))
     for layer in found.layers:
         layers.add_row(layer.name, layer.operation, f"{layer.params:,}", f"{layer.macs:,}")
     show(groups, "", pinned, "", layers)
@@ -120,7 +121,7 @@ def targets(name: str | None, check: bool, as_json: bool) -> int:
             ("tested", False),
             ("what", False),
         ]
-        table = _table(*columns, *([("check", False)] if check else []))
+        listed = table(*columns, *([("check", False)] if check else []))
         for target in found:
             row = [
                 target.name,
@@ -130,8 +131,8 @@ def targets(name: str | None, check: bool, as_json: bool) -> int:
                 "yes" if target.tested else "no",
                 target.description,
             ]
-            table.add_row(*row, *([answers[target.name]["says"]] if check else []))
-        show(table)
+            listed.add_row(*row, *([answers[target.name]["says"]] if check else []))
+        show(listed)
     return 0 if all(answer["reached"] for answer in answers.values()) else 5
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "CommandT",
     "bound_option",
     "certify_options",
+    "domain_option",
     "export_options",
     "given",
     "json_option",
@@ -233,14 +234,16 @@ def bound_option(*names: str) -> Callable[[CommandT], CommandT]:
     )
 
 
+domain_option = click.option(
+    "--domain",
+    metavar="SPEC",
+    help="The inputs that certificates speak about: LOW,HIGH of every value, linf:RADIUS@sampleK, "
+    "l2:RADIUS, … (see docs/guides/domains.md) [default: the calibration set's].",
+)
+
 certify_options = together(
     click.option("--certify/--no-certify", default=None, help="Compute certificates [default: on]."),
-    click.option(
-        "--domain",
-        metavar="SPEC",
-        help="The inputs that certificates speak about: LOW,HIGH of every value, linf:RADIUS@sampleK, "
-        "l2:RADIUS, … (see docs/guides/domains.md) [default: the calibration set's].",
-    ),
+    domain_option,
     click.option(
         "--budget",
         "--budget-s",

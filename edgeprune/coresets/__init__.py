@@ -13,7 +13,7 @@ from __future__ import annotations
 from edgeprune.coresets.bn_scale import BatchNormScale
 from edgeprune.coresets.coreset import Coreset, Evidence, Hearing
 from edgeprune.coresets.fpgm import Fpgm
-from edgeprune.coresets.gram import Gram, GramForward
+from edgeprune.coresets.gram import Gram, GramForward, GramMix
 from edgeprune.coresets.learned import Learned
 from edgeprune.coresets.magnitude import Magnitude, MagnitudeL1
 from edgeprune.coresets.pfp import Pfp
@@ -39,6 +39,7 @@ CORESETS: Registry[Coreset] = Registry(
         SensitivityNeuron(),
         GramForward(),
         Gram(),
+        GramMix(),
         Learned(),
     ),
 )

@@ -39,6 +39,16 @@ class Gram(Coreset):
         return eliminate(hearings, size)
 
 
+class GramMix(Gram):
+    """The same units and the closed form alone, also where there are samples: for convolutions a 1×1 mix.
+
+    Cheaper than the refit of each reader on kept channels × taps, and less exact.
+    """
+
+    name: ClassVar[str] = "gram-mix"
+    refits: ClassVar[bool] = False
+
+
 class GramForward(Gram):
     """The same from the other end: add unit by unit what explains most (pivoted Cholesky)."""
 
