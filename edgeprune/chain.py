@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
-from edgeprune.errors import BoundViolated
+import numpy as np
+
+from edgeprune.counterexample import abort
+from edgeprune.distribution import linf_errors
 from edgeprune.plan import Shrunk
 from edgeprune.preparation import Line
 from edgeprune.records import Term
@@ -26,29 +30,34 @@ def chain(
     certified: Certified,
     assumed: Mapping[str, Roundoff],
     measured: Sequence[Measured],
+    folder: Path,
 ) -> tuple[Term, ...]:
     """Every link, with what is claimed of it and what was seen.
 
     Args:
         assumed: bounds on the rounding, by precision of the targets.
+        folder: where a counterexample is kept.
 
     Raises:
         BoundViolated: a target's rounding exceeds its bound.
     """
-    n = len(line.holdout[0])
-    rounding = [compare(pruned, m.pruned_outputs).difference for m in measured if m.pruned_outputs]
+    every = np.ones(len(line.holdout[0]), dtype=bool)
+    inside = every if certified.inside is None else certified.inside
     return (
-        _prune(certified, compare(reference, pruned).difference, n),
+        _prune(certified, reference, pruned, inside),
         _masking(shrunk),
         _file("export", parity.export),
         _file("simplify", parity.simplify),
-        _rounding(rounding, assumed, n),
+        _rounding(line, pruned, measured, assumed, inside, folder),
     )
 
 
-def _prune(certified: Certified, observed: float, n: int) -> Term:
-    """Original torch net → pruned torch net, both in exact arithmetic."""
+def _prune(
+    certified: Certified, reference: tuple[Array, ...], pruned: tuple[Array, ...], inside: Array
+) -> Term:
+    """Original torch net → pruned torch net, both in exact arithmetic, on samples of the domain."""
     best = certified.best
+    errors = linf_errors(reference, pruned)[inside if best else slice(None)]
     return Term(
         name="prune",
         norm="linf",
@@ -56,9 +65,9 @@ def _prune(certified: Certified, observed: float, n: int) -> Term:
         label=best.label if best else "observed",
         method=best.name if best else "none",
         assumptions=(best.domain,) if best else (),
-        observed=observed,
+        observed=float(errors.max()) if len(errors) else None,
         attacked=certified.attacked,
-        n_inputs=n,
+        n_inputs=len(errors),
     )
 
 
@@ -71,7 +80,7 @@ def _masking(shrunk: Shrunk) -> Term:
         label="proved",
         method="cutting channels that nothing reads",
         assumptions=("exact arithmetic",),
-        observed=shrunk.masking,
+        observed=shrunk.masking if shrunk.n_inputs else None,
         attacked=None,
         n_inputs=shrunk.n_inputs,
     )
@@ -84,37 +93,60 @@ def _file(name: Literal["export", "simplify"], parity: Parity) -> Term:
         norm="linf",
         bound=None,
         label="observed",
-        method="onnxruntime, graph optimisations off",
-        assumptions=(),
+        method="onnxruntime, graph optimisations off, against torch in float64",
+        assumptions=("seen on these inputs only; nothing is claimed of others",),
         observed=parity.difference,
         attacked=None,
         n_inputs=parity.n_inputs,
     )
 
 
-def _rounding(observed: Sequence[float], assumed: Mapping[str, Roundoff], n: int) -> Term:
-    """The weakest of the bounds for the precisions that were used; observed beside it."""
+def _rounding(
+    line: Line,
+    pruned: tuple[Array, ...],
+    measured: Sequence[Measured],
+    assumed: Mapping[str, Roundoff],
+    inside: Array,
+    folder: Path,
+) -> Term:
+    """The largest of the bounds for the precisions that were used; each target is held against its own.
+
+    Raises:
+        BoundViolated: a target's outputs are further from the pruned net in float64; the input is kept.
+    """
+    reached = [m for m in measured if m.pruned_outputs]
+    for m in reached:
+        compare(pruned, m.pruned_outputs)  # shapes and numbers are what they should be
+    errors = [linf_errors(pruned, m.pruned_outputs) for m in reached]
+    for m, e in zip(reached, errors, strict=True):
+        said = assumed.get(m.validation.precision)
+        worst = int(np.argmax(np.where(inside, e, -np.inf)))
+        if said is None or said.bound is None or not inside[worst] or e[worst] <= said.bound:
+            continue
+        abort(
+            folder,
+            [x[worst] for x in line.holdout],
+            f"rounding: for {m.validation.target} ({m.validation.precision}) the rounding model",
+            said.bound,
+            float(e[worst]),
+            "Either the target computes in a lower precision than its file says, or its outputs were "
+            "changed, or this is a bug in edgeprune: please report it, and do not rely on it.",
+        )
     bounds = [said.bound for said in assumed.values()]
     bound = None if not bounds or None in bounds else max(b for b in bounds if b is not None)
-    seen = max(observed, default=None)
-    if bound is not None and seen is not None and seen > bound:
-        raise BoundViolated(
-            f"rounding: a target's outputs differ from the pruned torch net by {seen:.3g}, and the "
-            f"rounding model promises at most {bound:.3g}. Either the target computes in a lower precision "
-            "than its file says, or this is a bug in edgeprune: please report it, and do not rely on it."
-        )
+    seen = [e[inside] if bound is not None else e for e in errors]
     how = "Δ-CROWN with injected rounding"
     if bound is None:
         how = "each target against the pruned torch net in float64"
     reasons = [said.reason for said in assumed.values() if said.reason]
     return Term(
-        "rounding",
-        "linf",
-        bound,
-        "observed" if bound is None else "proved-modulo-rounding-model",
-        how,
-        tuple(dict.fromkeys(reasons or [said.assumes for said in assumed.values()])),
-        seen,
-        None,
-        n if observed else 0,
+        name="rounding",
+        norm="linf",
+        bound=bound,
+        label="observed" if bound is None else "proved-modulo-rounding-model",
+        method=how,
+        assumptions=tuple(dict.fromkeys(reasons or [said.assumes for said in assumed.values()])),
+        observed=max((float(e.max()) for e in seen if len(e)), default=None),
+        attacked=None,
+        n_inputs=len(seen[0]) if seen else 0,
     )

@@ -67,6 +67,7 @@ class Settings:
         opset: of the ONNX files; the exporter's default when not given.
         dynamic_batch: leave the batch size of the ONNX files free.
         simplify: run onnxsim on them.
+        masked_twin: also write the original's shapes with zeros where units were cut.
         simplify_limit_s: seconds after which onnxsim is stopped.
         target: names or paths of the targets to validate on.
         latency: measure latency.
@@ -112,6 +113,7 @@ class Settings:
     opset: int | None = None
     dynamic_batch: bool = False
     simplify: bool = True
+    masked_twin: bool = False
     simplify_limit_s: float = 300.0
     target: tuple[str, ...] = ("cpu",)
     latency: bool = True

@@ -191,6 +191,7 @@ def _clear(path: Path) -> None:
         "run.json",
         "original.onnx",
         "pruned.onnx",
+        "masked.onnx",
         "pruned.safetensors",
         "plan.json",
         "report.html",

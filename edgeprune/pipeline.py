@@ -16,6 +16,8 @@ from edgeprune.files import write_bytes
 from edgeprune.folder import RunFolder, claim
 from edgeprune.graph import Coupling
 from edgeprune.limits import Regressions
+from edgeprune.masked import masked_step
+from edgeprune.masked import measured as measured_again
 from edgeprune.measures import keep_reference, measure
 from edgeprune.models import Loaded
 from edgeprune.preparation import Line, digest_of, empty_run, prepare
@@ -66,7 +68,9 @@ def again(
         ModelError: the model's weights are not those the run was made with.
         EdgepruneError: see `run`.
     """
-    line, about = prepare(loaded, resolved.settings), environment.describe(resolved.settings.seed)
+    before = {item.name: item.value for item in Run.load(output).settings}
+    line = prepare(loaded, resolved.settings, noise=_as_given(before.get("domain")))
+    about = environment.describe(resolved.settings.seed)
     coupling = _coupled(line, progress)
     with claim(output, empty_run(line, resolved, about), None) as folder:
         if folder.run.model.weights_sha256 != loaded.weights_sha256:
@@ -77,6 +81,10 @@ def again(
             )
         folder.forget(stages)
         return _walk(line, coupling, folder, "", progress)
+
+
+def _as_given(domain: object) -> str | tuple[float, ...] | None:
+    return tuple(domain) if isinstance(domain, list | tuple) else None if domain is None else str(domain)
 
 
 def _coupled(line: Line, progress: Progress) -> Coupling:
@@ -93,13 +101,17 @@ def _walk(line: Line, coupling: Coupling, folder: RunFolder, until: str, progres
         return folder.run
     export_step(line, model, "original", folder, progress)
     parity = export_step(line, shrunk.module, "pruned", folder, progress)
+    masked_step(line, shrunk, folder, progress)
+    shrunk = measured_again(line, shrunk, coupling.graph.batch or 64)
     reference, pruned = (
         torch_outputs(net, line.holdout, coupling.graph.batch or 64) for net in (model, shrunk.module)
     )
     measured = [validate_step(line, target, reference, folder, progress) for target in line.targets]
     certified = certify_step(line, coupling, shrunk, reference, pruned, measured, folder, progress)
     assumed = roundoff_step(line, coupling, shrunk, measured, folder, progress)
-    folder.update(terms=chain(line, shrunk, reference, pruned, parity, certified, assumed, measured))
+    folder.update(
+        terms=chain(line, shrunk, reference, pruned, parity, certified, assumed, measured, folder.path)
+    )
     limits = {target.name: settings.limits.over(target.limits) for target in line.targets}
     keep_reference(folder.path, reference, line.labels)
     measures = measure(settings.limits.metrics, folder.path, list(limits))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -78,8 +79,14 @@ class Line:
         return len(self.inputs[0]) if self.inputs[0].dim() else 1
 
 
-def prepare(loaded: Loaded, settings: Settings) -> Line:
+def prepare(
+    loaded: Loaded, settings: Settings, noise: str | tuple[float, ...] | Literal[False] | None = False
+) -> Line:
     """Find and check everything that a run needs, before anything is done.
+
+    Args:
+        noise: the domain that noise was drawn from where it stands in for held-out samples, when a run is
+            gone on with under another one; the settings' own where False.
 
     Raises:
         UsageError: a target, a calibration set or the inputs are missing or do not fit.
@@ -98,7 +105,10 @@ def prepare(loaded: Loaded, settings: Settings) -> Line:
     domains = _domains(specs, inputs, fit, None if data is None else data.holdout)
     if domains is not None and settings.domain is None and data is not None:
         _check_inside(domains, data, specs, str(settings.calibration))
-    held, distribution = _holdout(settings, data, calibration, inputs, domains)
+    drawn = domains
+    if noise is not False and data is None:
+        drawn = _domains(replace(settings, domain=noise).domains, inputs, None, None)
+    held, distribution = _holdout(settings, data, calibration, inputs, drawn)
     sets = _split(settings, data, held, distribution)
     return Line(
         loaded=loaded,

@@ -27,10 +27,12 @@ LISTED = (
     "plan.json",
     "original.onnx",
     "pruned.onnx",
+    "masked.onnx",
     "pruned.safetensors",
     "counterexample.npz",
     "original.onnx.data",
     "pruned.onnx.data",
+    "masked.onnx.data",
     "logs/reference.npz",
 )
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")

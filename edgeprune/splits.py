@@ -95,4 +95,18 @@ def refuse_used(folder: Path, certifying: Sequence[Array]) -> None:
     _refuse(used, certifying)
 
 
-__all__ = ["halves", "keep", "refuse_overlap", "refuse_used", "split_of"]
+def refuse_others(before: Sequence[Split], now: Sequence[Split]) -> None:
+    """Refuse to certify with samples that are not those whose outputs the targets gave.
+
+    Raises:
+        CalibrationError: the contents differ.
+    """
+    made, mine = ({s.use: s.content_sha256 for s in found}.get("certify") for found in (before, now))
+    if made is not None and made != mine:
+        raise CalibrationError(
+            "the held-out samples are not those that the targets of this run were measured with (the "
+            "calibration set or the seed has changed); make the run again."
+        )
+
+
+__all__ = ["halves", "keep", "refuse_others", "refuse_overlap", "refuse_used", "split_of"]

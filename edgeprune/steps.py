@@ -19,9 +19,10 @@ from edgeprune.budget import Cost, cost
 from edgeprune.by_operation import by_operation
 from edgeprune.choice import chosen
 from edgeprune.config import Settings
+from edgeprune.counterexample import abort
 from edgeprune.deterministic import Proof
 from edgeprune.distribution import Odds, Samples
-from edgeprune.errors import BoundViolated, UsageError
+from edgeprune.errors import UsageError
 from edgeprune.files import write_bytes
 from edgeprune.folder import RunFolder, key_of
 from edgeprune.graph import Coupling
@@ -303,6 +304,7 @@ def certify_step(
     if not settings.certify:
         return Certified((), None, None)
     splits.refuse_used(folder.path, line.holdout)
+    splits.refuse_others(folder.run.splits, line.splits)
     samples = Samples(
         line.holdout,
         reference,
@@ -330,7 +332,10 @@ def certify_step(
             ),
         )
         if certified.violation is not None:
-            _keep_counterexample(certified, folder)
+            broken = certified.violation
+            why = "This is a bug in edgeprune: please report it with that file, and do not rely on this run."
+            name = f"certify: {broken.certificate}"
+            abort(folder.path, broken.inputs, name, broken.bound, broken.measured, why)
         folder.update(certificates=(*certified.certificates, *_by_choice(folder.run, line)))
     return certified
 
@@ -361,20 +366,6 @@ def _by_choice(run: Run, line: Line) -> tuple[Certificate, ...]:
             reason="" if choice.good else "not even the mildest candidate is certified",
             source="learn then test (Angelopoulos et al. 2021)",
         ),
-    )
-
-
-def _keep_counterexample(certified: Certified, folder: RunFolder) -> None:
-    violation = certified.violation
-    assert violation is not None
-    stream = io.BytesIO()
-    np.savez(stream, **{f"input{k}": x for k, x in enumerate(violation.inputs)})  # type: ignore[arg-type]
-    path = folder.path / "counterexample.npz"
-    write_bytes(path, stream.getvalue())
-    raise BoundViolated(
-        f"certify: {violation.certificate} promises at most {violation.bound:.6g}, and an error of "
-        f"{violation.measured:.6g} was measured; the input is kept in {path}. This is a bug in edgeprune: "
-        "please report it with that file, and do not rely on this run."
     )
 
 

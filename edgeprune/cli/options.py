@@ -192,6 +192,11 @@ export_options = together(
         "--dynamic-batch/--no-dynamic-batch", default=None, help="Leave the batch size of the files free."
     ),
     click.option("--simplify/--no-simplify", default=None, help="Run onnxsim on the files [default: on]."),
+    click.option(
+        "--masked-twin/--no-masked-twin",
+        default=None,
+        help="Also write masked.onnx: the original's shapes, zeros where units were cut [default: off].",
+    ),
 )
 
 target_option = click.option(

@@ -55,12 +55,14 @@ class Certified:
     Attributes:
         attacked: largest linf error that the search over the domain found, None without a domain.
         best: the smallest bound over the whole domain, None if there is none.
+        inside: which held-out samples lie in the domain, (n,) bool; None without a domain.
     """
 
     certificates: tuple[Certificate, ...]
     attacked: float | None
     violation: Violation | None
     best: Certificate | None = None
+    inside: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ def certify(
     value = attacked.value if math.isfinite(attacked.value) else None
     violation = None if best is None else _violation(best, attacked, samples, inside)
     certificates = (*proved, *layers, *near_samples.certificates, *said)
-    return Certified(certificates, value, violation or near_samples.violation, best)
+    return Certified(certificates, value, violation or near_samples.violation, best, inside)
 
 
 def _without(samples: Samples, odds: Odds, reason: str, layers: Sequence[Certificate]) -> Certified:
