@@ -162,10 +162,13 @@ class Maximum:
     Attributes:
         apply: sources to their maximum (over windows, an axis, or each other).
         least: the operation is the minimum instead: −apply(−h).
+        windows: for a single source, the elements that each maximum is taken over: (batch, *z, window),
+            with a given number where a window leaves the source; None where that is not known.
     """
 
     apply: Callable[[Sequence[Tensor]], Tensor]
     least: bool = False
+    windows: Callable[[Tensor, float], Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +209,32 @@ class Application:
     sources: tuple[str, ...]
 
 
+Axis = tuple[str, int] | None
+"""Which axis of which node an axis is left with; None where it is never narrowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One step of an operation that is several forms in a row.
+
+    Attributes:
+        name: of the step; behind the node's name it names a node of its own.
+        application: its sources are nodes, or names of earlier steps with a dot in front.
+        axes: for each axis of its tensor, which one it is left with.
+    """
+
+    name: str
+    application: Application
+    axes: tuple[Axis, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """An operation that is several forms in a row; the last step is its value."""
+
+    parts: tuple[Part, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Scene:
     """What an operation sees when it says which form it is.
@@ -243,6 +272,8 @@ class Twin:
 __all__ = [
     "Affine",
     "Application",
+    "Axis",
+    "Chain",
     "Constant",
     "Convolve",
     "Dense",
@@ -252,6 +283,7 @@ __all__ = [
     "Kept",
     "Kernel",
     "Maximum",
+    "Part",
     "Product",
     "Scale",
     "Scene",

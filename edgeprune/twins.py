@@ -6,7 +6,7 @@ guessed by comparing two graphs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from edgeprune.bounds.interval import Step
 from edgeprune.errors import UnsupportedOperation
 from edgeprune.execution import Interpreter
-from edgeprune.forms import Application, Constant, Form, Input, Kept, Scene, Twin
+from edgeprune.forms import Application, Chain, Constant, Form, Input, Kept, Scene, Twin
 from edgeprune.graph import Alive, Graph, Node, copied
 from edgeprune.ops import operation_for
 
@@ -73,15 +73,17 @@ def twins_of(graph: Graph, narrowed: fx.GraphModule, alive: Alive, inputs: Seque
             f, g = _part(node, parts)
         else:
             made, other = _forms(node, alive, first, second)
+            if isinstance(made, Chain):
+                assert isinstance(other, Chain)
+                _chained(node, made, other, alive, (first, second), moving, twins)
+                continue
             if not isinstance(made, Application):
-                assert not isinstance(other, Application)
+                assert not isinstance(other, Application | Chain)
                 parts[node.name] = tuple(zip(made, other, strict=True))
                 continue
             assert isinstance(other, Application)
             f, g = made, other
-        for source in f.sources:
-            if source not in moving and source not in twins:
-                twins[source] = _constant(source, first, second, alive)
+        _add_constants(f.sources, first, second, alive, moving, twins)
         twins[node.name] = Twin(node.name, f.form, g.form, f.sources, _kept(alive, node.name))
     return Pair(
         tuple(twins.values()),
@@ -102,9 +104,41 @@ def _part(
     return found[node["index"]]
 
 
+def _chained(
+    node: Node,
+    made: Chain,
+    other: Chain,
+    alive: Alive,
+    scenes: tuple[Scene, Scene],
+    moving: frozenset[str],
+    twins: dict[str, Twin],
+) -> None:
+    """A twin for each step; the last one has the node's name."""
+    last = made.parts[-1].name
+    for f, g in zip(made.parts, other.parts, strict=True):
+        sources = tuple(node.name + name if name.startswith(".") else name for name in f.application.sources)
+        _add_constants(sources, *scenes, alive, moving | twins.keys(), twins)
+        name = node.name if f.name == last else f"{node.name}.{f.name}"
+        kept: Kept = tuple(None if at is None else _kept(alive, at[0])[at[1]] for at in f.axes)
+        twins[name] = Twin(name, f.application.form, g.application.form, sources, kept)
+
+
+def _add_constants(
+    sources: Sequence[str],
+    first: Scene,
+    second: Scene,
+    alive: Alive,
+    moving: Collection[str],
+    twins: dict[str, Twin],
+) -> None:
+    for source in sources:
+        if source not in moving and source not in twins:
+            twins[source] = _constant(source, first, second, alive)
+
+
 def _forms(
     node: Node, alive: Alive, first: Scene, second: Scene
-) -> tuple[Application | tuple[Application, ...], Application | tuple[Application, ...]]:
+) -> tuple[Application | Chain | tuple[Application, ...], Application | Chain | tuple[Application, ...]]:
     rule = operation_for(node.operation)
     if rule is None:
         raise UnsupportedOperation(f"{node.where}: there is no rule for {node.target}")

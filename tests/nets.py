@@ -232,6 +232,19 @@ class Tokens(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm(x))))
 
 
+class Grouped(nn.Module):
+    """Group norm between convolutions: its channels hang together, and it has no form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8)
+        self.body, self.head = nn.Conv2d(8, 6, 3), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.body(self.norm(self.stem(x))))
+        return self.head(x.mean((2, 3)))
+
+
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (mlp, (2, 6)),
     "residual": (Residual, (2, 3, 6, 6)),
@@ -245,6 +258,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "shuffled": (Shuffled, (2, 3, 5, 5)),
     "tied": (Tied, (2, 6)),
     "tokens": (Tokens, (2, 4, 6)),
+    "grouped": (Grouped, (2, 3, 6, 6)),
 }
 """By name: how the net is made, and the shape of an input."""
 

@@ -10,6 +10,7 @@
     backward       linear bounds of any node, walked back to the inputs
     walk           one such walk, a rule for each form
     coefficients   what is walked back: three blocks, and the gauge between them
+    peaks          maxima over windows, as the elements that win
     relax          lines around activations and their differences
     spectral       norms of layers that are really upper bounds
     quadratic      one layer by a quadratic form: what cancels between units is seen

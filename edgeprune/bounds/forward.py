@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from edgeprune.bounds.differential import Reach
+from edgeprune.bounds.peaks import Winners
 from edgeprune.bounds.relax import is_relu, lines
 from edgeprune.bounds.spectral import operator_norm
 from edgeprune.domains import Domain, L2Ball
@@ -35,6 +36,7 @@ from edgeprune.forms import (
     Elementwise,
     Form,
     Input,
+    Maximum,
     Product,
     Structural,
     Sum,
@@ -163,6 +165,8 @@ class Forms:
                 result = _elementwise(form, sources[0], before[0], after)
             case Product():
                 result = _product(sources, before)
+            case Maximum():
+                result = _maximum(form, sources[0], before[0])
             case Constant(value):
                 return Affinity(value, None, torch.zeros_like(value), 0.0, False)
         if result is None or not bool(result.center.isfinite().all() & result.slack.isfinite().all()):
@@ -295,6 +299,20 @@ def _elementwise(form: Elementwise, h: Affinity, z: Interval, after: Interval) -
         if inside and l2 < result.l2:
             return Affinity(place, None, reach, l2, h.ball)
     return result
+
+
+def _maximum(form: Maximum, h: Affinity, z: Interval) -> Affinity | None:
+    """The winners' forms, moved up by half of what can be above them."""
+    winners = Winners.of(form, z)
+    if winners is None:
+        return None
+    center, half = winners.take(h.center), winners.slack / 2
+    symbols = None if h.symbols is None else winners.take(h.symbols)
+    error = half + 4 * UNIT_ROUNDOFF * (center.abs() + half)
+    error = torch.where(half == 0, torch.zeros_like(error), error)
+    slack = winners.take(h.slack) + error
+    l2 = math.sqrt(winners.repeats(tuple(h.center.shape))) * h.l2 * (1 + 1e-12) + _norm(error)
+    return Affinity(center + half, symbols, slack * (1 + 1e-15) + TINY, min(l2, _norm(slack)), h.ball)
 
 
 def _product(sources: Sequence[Affinity], before: Sequence[Interval]) -> Affinity:

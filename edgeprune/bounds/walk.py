@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from edgeprune.bounds.coefficients import Block, Rows, dot, gauged, plus, pull, rounding_share
+from edgeprune.bounds.peaks import Winners
 from edgeprune.bounds.relax import Lines, preferred_share
 from edgeprune.forms import (
     Affine,
@@ -16,6 +17,7 @@ from edgeprune.forms import (
     Elementwise,
     Input,
     Kept,
+    Maximum,
     Product,
     Structural,
     Sum,
@@ -56,6 +58,8 @@ class Walk:
                 self._elementwise(twin, rows)
             case Product(), Product():
                 self._product(twin, rows)
+            case Maximum() as f_max, Maximum() as g_max if f_max.windows is not None and not f_max.least:
+                self._maximum(twin, f_max, g_max, rows)
             case Input(name), Input():
                 total = plus(rows.f, rows.g)
                 if total is not None:
@@ -63,9 +67,43 @@ class Walk:
             case Constant(value), Constant(other):
                 self.add((rows.f, value), (rows.g, other), (rows.delta, restrict(value, twin.kept) - other))
             case _:
-                for a, h in ((rows.f, reach.f), (rows.g, reach.g), (rows.delta, reach.delta)):
+                for a, z in ((rows.f, reach.f), (rows.g, reach.g), (rows.delta, reach.delta)):
                     if a is not None:
-                        self.add((a.clamp_min(0), h.high), (a.clamp_max(0), h.low))
+                        self._end(a, z)
+
+    def _end(self, a: Tensor, value: Interval) -> None:
+        """Coefficients meet the node's interval."""
+        self.add((a.clamp_min(0), value.high), (a.clamp_max(0), value.low))
+
+    def _maximum(self, twin: Twin, f: Maximum, g: Maximum, rows: Rows) -> None:
+        """Winners are moved, and what can be above them is added; intervals where they are narrower."""
+        h, z = self.home.reached[twin.sources[0]], self.home.reached[twin.name]
+        if rows.delta is not None or (rows.f is not None and rows.g is not None):
+            rows = gauged(rows, twin.kept, 1.0, (tuple(z.f.shape), tuple(z.g.shape)))
+        of_f, of_g = Winners.of(f, h.f), Winners.of(g, h.g)
+        common = Winners.of(g, h.g, None if of_f is None else _restricted(of_f, twin.kept))
+        assert of_f is not None
+        assert of_g is not None
+        assert common is not None
+        zero = torch.zeros_like(z.g.low)
+        apart = common, -common.slack, restrict(of_f.slack, twin.kept)
+        on_f = self._won(rows.f, (of_f, torch.zeros_like(z.f.low), of_f.slack), h.f, z.f)
+        on_g = self._won(rows.g, (of_g, zero, of_g.slack), h.g, z.g)
+        self.send(twin.sources[0], Rows(on_f, on_g, self._won(rows.delta, apart, h.delta, z.delta)))
+
+    def _won(
+        self, a: Block, around: tuple[Winners, Tensor, Tensor], before: Interval, after: Interval
+    ) -> Block:
+        if a is None:
+            return None
+        winners, below, above = around
+        by_interval = above - below > after.high - after.low
+        ended = torch.where(by_interval, a, torch.zeros_like(a))
+        moved = a - ended
+        self._end(ended, after)
+        self.add((moved.clamp_min(0), above), (moved.clamp_max(0), below))
+        zeros = [torch.zeros(before.shape, dtype=torch.float64)]
+        return pull(lambda x: winners.take(x[0]), zeros, moved)[0]
 
     def add(self, *products: tuple[Block, Tensor]) -> None:
         """Add Σ coefficients · values to the constant."""
@@ -212,3 +250,9 @@ class Walk:
         reach, size = x.radius * y.radius, x.magnitude * y.magnitude
         self.add((a.abs(), reach), (a, -(x.center * y.center)))
         self.spend(a, size * (4 * rounding_share(a[0].numel())))
+
+
+def _restricted(winners: Winners, kept: Kept) -> Winners:
+    """Of what is left of the windows."""
+    mask = restrict(winners.mask, (*kept, None))
+    return Winners(winners.form, mask, restrict(winners.slack, kept))

@@ -12,8 +12,20 @@ from typing import Any, ClassVar
 
 import torch
 
+from edgeprune import curves
 from edgeprune.errors import UnsupportedOperation
-from edgeprune.forms import Affine, Application, Dense, Scene
+from edgeprune.forms import (
+    Affine,
+    Application,
+    Axis,
+    Chain,
+    Dense,
+    Elementwise,
+    Part,
+    Product,
+    Scene,
+    Structural,
+)
 from edgeprune.graph import Alive, Axes, Contact, Flow, Ints, Node, Ref
 from edgeprune.ops.operation import Operation, Sizes, constant
 
@@ -82,17 +94,61 @@ class Matmul(Operation):
         left, _ = _factors(node)
         return math.prod(sizes(node.name)) * (sizes(left.name) or (1,))[-1]
 
-    def form(self, node: Node, scene: Scene) -> Application:
+    def form(self, node: Node, scene: Scene) -> Application | Chain:
         left, right = _factors(node)
         weight = scene.constants.get(right.name)
+        if weight is None and left.name not in scene.constants:
+            return self._both(node, scene, left, right)
         if weight is None or weight.dim() != 2 or left.name in scene.constants:
-            raise UnsupportedOperation(f"{node.where}: a product of two tensors that depend on the inputs")
+            raise UnsupportedOperation(
+                f"{node.where}: a product with a weight on the left or of several axes"
+            )
         bias = None
         if node.operation == "addmm":
             if node["alpha"] != 1 or node["beta"] != 1:
                 raise UnsupportedOperation(f"{node.where}: a scaled addmm")
             bias = constant(node, scene, "self")
         return Application(Affine.given(Dense(), weight.transpose(0, 1), bias), (left.name,))
+
+    @staticmethod
+    def _both(node: Node, scene: Scene, left: Ref, right: Ref) -> Chain:
+        """Both factors depend on the inputs: products of elements, then a sum."""
+        ranks = len(scene.shapes[left.name]), len(scene.shapes[right.name])
+        if node.operation not in ("matmul", "bmm") or ranks[0] != ranks[1] or ranks[0] < 3:
+            raise UnsupportedOperation(f"{node.where}: a product of two tensors that depend on the inputs")
+        axes = tuple((right.name, k) for k in range(ranks[1]))
+        turned = Structural.moving(lambda x: x.transpose(-1, -2))
+        swapped = (*axes[:-2], axes[-1], axes[-2])
+        parts = Part("turned", Application(turned, (right.name,)), swapped)
+        own: tuple[Axis, ...] = tuple((left.name, k) for k in range(ranks[0]))
+        return Chain(
+            (parts, *contracted("", left.name, own, ".turned", swapped, 1.0, scene.shapes[left.name][-1]))
+        )
+
+
+def contracted(
+    name: str, left: str, own: tuple[Axis, ...], right: str, other: tuple[Axis, ...], scale: float, inner: int
+) -> tuple[Part, ...]:
+    """Steps of scale · A Bᵀ over the last axes: A (…, t, k), B (…, s, k) to (…, t, s).
+
+    Args:
+        name: of the steps.
+        own: what the axes of A are left with.
+        other: the same for B.
+        inner: k.
+    """
+    wide = Structural.moving(lambda x: x.unsqueeze(-2))
+    high = Structural.moving(lambda x: x.unsqueeze(-3))
+    narrow = Structural.moving(lambda x: x.squeeze(-1))
+    total = Affine.given(Dense(), torch.full((1, inner), scale, dtype=torch.float64))
+    met = (*own[:-1], other[-2])
+    return (
+        Part(f"{name}left", Application(wide, (left,)), (*own[:-1], None, own[-1])),
+        Part(f"{name}right", Application(high, (right,)), (*other[:-2], None, *other[-2:])),
+        Part(f"{name}each", Application(Product(), (f".{name}left", f".{name}right")), (*met, own[-1])),
+        Part(f"{name}sum", Application(total, (f".{name}each",)), (*met, None)),
+        Part(f"{name}product", Application(narrow, (f".{name}sum",)), met),
+    )
 
 
 def _factors(node: Node) -> tuple[Ref, Ref]:
@@ -216,9 +272,50 @@ class Attention(Operation):
     def narrow(self, node: Node, alive: Alive) -> Mapping[str, Any]:
         return {}
 
+    def form(self, node: Node, scene: Scene) -> Chain:
+        """Scores, e^score, their sum, its inverse, shares, and the values' averages, step by step."""
+        query, key, value = (node[name].name for name in ("query", "key", "value"))
+        shapes = [scene.shapes[name] for name in (query, key, value)]
+        if node.get("is_causal") or _hides(node, scene) or len({shape[:-2] for shape in shapes}) != 1:
+            raise UnsupportedOperation(
+                f"{node.where}: attention with a mask or with shared heads has no form"
+            )
+        width, positions = shapes[0][-1], shapes[1][-2]
+        given = node.get("scale")
+        scale = 1 / math.sqrt(width) if given is None else float(given)
+        q, k, v = (
+            tuple((n, i) for i in range(len(s))) for n, s in zip((query, key, value), shapes, strict=True)
+        )
+        scores: tuple[Axis, ...] = (*q[:-1], k[-2])
+        level = (*scores[:-1], None)
+        ones = Affine.given(Dense(), torch.ones((1, positions), dtype=torch.float64))
+        turned = Structural.moving(lambda x: x.transpose(-1, -2))
+        swapped = (*v[:-2], v[-1], v[-2])
+        return Chain(
+            (
+                *contracted("score_", query, q, key, k, scale, width),
+                Part("exp", Application(Elementwise(curves.exp()), (".score_product",)), scores),
+                Part("total", Application(ones, (".exp",)), level),
+                Part("inverse", Application(Elementwise(curves.reciprocal()), (".total",)), level),
+                Part("share", Application(Product(), (".exp", ".inverse")), scores),
+                Part("turned", Application(turned, (value,)), swapped),
+                *contracted("", ".share", scores, ".turned", swapped, 1.0, positions),
+            )
+        )
+
     def macs(self, node: Node, sizes: Sizes) -> int:
         query, key, value = (sizes(node[name].name) for name in ("query", "key", "value"))
         return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
-__all__ = ["Attention", "Einsum", "Matmul", "contract", "produce"]
+def _hides(node: Node, scene: Scene) -> bool:
+    """Whether an attention mask changes anything."""
+    given = node.get("attn_mask")
+    if given is None:
+        return False
+    mask = scene.constants.get(given.name) if isinstance(given, Ref) else None
+    # one number for all is no mask: shares do not change when all scores are moved alike
+    return mask is None or bool((mask != mask.reshape(-1)[0]).any())
+
+
+__all__ = ["Attention", "Einsum", "Matmul", "contract", "contracted", "produce"]

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from edgeprune import curves
 from edgeprune.errors import UnsupportedOperation
-from edgeprune.forms import Affine, Application, Scale, Scene
+from edgeprune.forms import Affine, Application, Axis, Chain, Dense, Elementwise, Part, Product, Scale, Scene
 from edgeprune.graph import Alive, Axes, Flow, Node, Ref
 from edgeprune.intervals import UNIT_ROUNDOFF
 from edgeprune.ops.operation import Operation, constant
@@ -94,6 +95,45 @@ class LayerNorm(Operation):
     def narrow(self, node: Node, alive: Alive) -> Mapping[str, Any]:
         shape = alive.shape(node["input"].name)[-len(node["normalized_shape"]) :]
         return {} if alive.whole(node["input"].name) else {"normalized_shape": list(shape)}
+
+    def form(self, node: Node, scene: Scene) -> Chain:
+        """The mean taken away, squares averaged, 1/√(that + ε), and the product: over one last axis.
+
+        Weights of 1/n have one rounding each, the sums of a step the usual ones.
+        """
+        source = node["input"].name
+        shape = scene.shapes[source]
+        if len(node["normalized_shape"]) != 1:
+            raise UnsupportedOperation(f"{node.where}: a normalisation over several axes has no form")
+        gamma, beta = (
+            constant(node, scene, key) if key in node.arguments else None for key in ("weight", "bias")
+        )
+        n, given = shape[-1], node.get("eps")
+        eps = float(torch.finfo(torch.float32).eps if given is None else given)
+        whole: tuple[Axis, ...] = tuple((source, k) for k in range(len(shape)))
+        level: tuple[Axis, ...] = (*whole[:-1], None)
+        rows = torch.full((1, n), 1.0 / n, dtype=torch.float64)
+        off = 2 * UNIT_ROUNDOFF * rows
+        parts, centred = [], source
+        if "rms" not in node.operation:
+            away = torch.eye(n, dtype=torch.float64) - rows
+            zero = torch.zeros((), dtype=torch.float64)
+            minus = Affine(Dense(), away, zero, off.expand(n, n) + UNIT_ROUNDOFF * away.abs(), zero)
+            parts.append(Part("centred", Application(minus, (source,)), whole))
+            centred = ".centred"
+        add = torch.full((1,), eps, dtype=torch.float64)
+        average = Affine(Dense(), rows, add, off, torch.zeros_like(add))
+        parts += [
+            Part("square", Application(Elementwise(curves.square()), (centred,)), whole),
+            Part("variance", Application(average, (".square",)), level),
+            Part("inverse", Application(Elementwise(curves.rsqrt()), (".variance",)), level),
+            Part("level", Application(Product(), (centred, ".inverse")), whole),
+        ]
+        if gamma is not None or beta is not None:
+            one = torch.ones(n, dtype=torch.float64)
+            scale = Affine.given(Scale(), one if gamma is None else gamma, beta)
+            parts.append(Part("scaled", Application(scale, (".level",)), whole))
+        return Chain(tuple(parts))
 
     def resize(self, module: nn.Module) -> None:
         assert isinstance(module, nn.LayerNorm | nn.RMSNorm)

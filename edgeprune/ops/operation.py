@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.errors import UnsupportedOperation
-from edgeprune.forms import Application, Scene
+from edgeprune.forms import Application, Chain, Scene
 from edgeprune.graph import Alive, Axes, Flow, Node, Ref
 
 Sizes = Callable[[str], tuple[int, ...]]
@@ -61,7 +61,7 @@ class Operation(ABC):
         """Multiply-accumulates of the node, the whole batch counted."""
         return 0
 
-    def form(self, node: Node, scene: Scene) -> Application | tuple[Application, ...]:
+    def form(self, node: Node, scene: Scene) -> Application | Chain | tuple[Application, ...]:
         """What the node is mathematically (for each tensor that it returns), for the bounds.
 
         Raises:

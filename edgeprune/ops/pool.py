@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from edgeprune.errors import UnsupportedOperation
@@ -47,7 +48,7 @@ class Pool(Operation):
             return result if isinstance(result, Tensor) else result[0]
 
         if "max" in node.operation:
-            found = Application(Maximum(pooled), (source,))
+            found = Application(Maximum(pooled, windows=_windows(node, scene, source)), (source,))
             return found if node.shape is not None else (found,)
         if (node.get("divisor_override") or 1) < 0:
             raise UnsupportedOperation(f"{node.where}: an average with a negative divisor")
@@ -58,6 +59,40 @@ class Pool(Operation):
         else:
             window = math.prod(node["kernel_size"]) ** (rank if len(node["kernel_size"]) == 1 else 1)
         return Application(Structural(pooled, pooled, window + 2), (source,))
+
+
+def _windows(node: Node, scene: Scene, source: str) -> Callable[[Tensor, float], Tensor] | None:
+    """The elements under each place of a max-pool without dilation; None for other kinds."""
+    rank = int(node.operation[-2]) if node.operation[-2].isdigit() else 0
+    if not node.operation.startswith("max_pool") or not rank or "kernel_size" not in node.arguments:
+        return None
+    kernel = list(node["kernel_size"]) * (rank if len(node["kernel_size"]) == 1 else 1)
+    stride, padding, dilation = (
+        list(node.get(key) or default)
+        for key, default in (("stride", kernel), ("padding", [0]), ("dilation", [1]))
+    )
+    stride, padding = (list(v) * (rank if len(v) == 1 else 1) for v in (stride, padding))
+    shapes = scene.parts.get(node.name, (scene.shapes.get(node.name, ()),))
+    made, given = shapes[0][-rank:], scene.shapes[source][-rank:]
+    if any(d != 1 for d in dilation) or len(made) != rank:
+        return None
+    short = [
+        (m - 1) * s + k - p - g for m, s, k, p, g in zip(made, stride, kernel, padding, given, strict=True)
+    ]
+
+    def windows(x: Tensor, outside: float) -> Tensor:
+        for k in range(rank):
+            axis = x.dim() - rank + k
+            before = torch.full((*x.shape[:axis], padding[k], *x.shape[axis + 1 :]), outside, dtype=x.dtype)
+            size = max(short[k], 0)
+            after = torch.full((*x.shape[:axis], size, *x.shape[axis + 1 :]), outside, dtype=x.dtype)
+            x = torch.cat([before, x, after], axis)
+        first = x.dim() - rank
+        for k in range(rank):
+            x = x.unfold(first + k, kernel[k], stride[k])
+        return x.flatten(-rank)
+
+    return windows
 
 
 RESIZED = tuple(
