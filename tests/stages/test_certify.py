@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from nets import seeded
+from nets import net, seeded
 from plans import coupled, plan_of, random_keep
 from torch import nn
 
@@ -131,3 +131,29 @@ def test_a_fixed_batch_is_attacked_in_its_own_size() -> None:
     assert np.isfinite(samples.reference[0]).all()
     assert coupling.groups
     assert shrunk.graph is not None
+
+
+def test_an_operation_without_a_form_is_named_and_the_statistics_stand() -> None:
+    model, x = net("grouped")
+    coupling = coupled(model, x)
+    shrunk = shrink(model, coupling, plan_of(random_keep(coupling, 1)), (x,))
+    many = torch.rand((30, *x.shape[1:]), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        f, g = model(many).numpy(), shrunk.module(many).numpy()
+    samples = Samples((many.numpy(),), (f,), (g,), {"here": (g,)}, "the test's numbers")
+    found = certify(
+        model,
+        coupling,
+        shrunk,
+        (Box(0.0, 1.0),),
+        samples,
+        ODDS,
+        SEARCH,
+        silent,
+        Proof(("intervals", "crown")),
+    )
+    refused = [c for c in found.certificates if c.scope == "global"]
+    assert len(refused) == 2
+    assert all(c.bound is None and "group_norm" in c.reason for c in refused)
+    assert any(c.scope == "distribution" and c.bound is not None for c in found.certificates)
+    assert found.attacked is not None
