@@ -156,9 +156,11 @@ def _needed(graph: Graph) -> frozenset[str]:
 
 
 def _moving(graph: Graph) -> frozenset[str]:
-    """Names of the nodes that depend on the inputs."""
+    """Names of the nodes that depend on the inputs' values, not only on their sizes."""
     found: set[str] = set()
     for node in graph.nodes.values():
+        if node.operation in ("sym_size", "sym_numel"):
+            continue
         if node.operation == "input" or found.intersection(node.sources()):
             found.add(node.name)
     return frozenset(found)

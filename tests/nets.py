@@ -232,7 +232,7 @@ class Tokens(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm(x))))
 
 
-class Grouped(nn.Module):
+class NormedByGroup(nn.Module):
     """Group norm between convolutions: its channels hang together, and it has no form."""
 
     def __init__(self) -> None:
@@ -258,7 +258,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "shuffled": (Shuffled, (2, 3, 5, 5)),
     "tied": (Tied, (2, 6)),
     "tokens": (Tokens, (2, 4, 6)),
-    "grouped": (Grouped, (2, 3, 6, 6)),
+    "normed by group": (NormedByGroup, (2, 3, 6, 6)),
 }
 """By name: how the net is made, and the shape of an input."""
 

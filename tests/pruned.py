@@ -98,5 +98,5 @@ def prune(model: nn.Module, x: Tensor, seed: int) -> tuple[Pair, Callable[[tuple
     return twins_of(coupling.graph, small, alive, (x[:1],)), gap
 
 
-REFUSED = {"grouped": "group_norm"}
+REFUSED = {"normed by group": "group_norm"}
 """Nets that have no deterministic bound, and the operation that their refusal names."""

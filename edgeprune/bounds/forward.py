@@ -44,6 +44,7 @@ from edgeprune.forms import (
     restrict,
 )
 from edgeprune.intervals import TINY, UNIT_ROUNDOFF, Interval
+from edgeprune.regions import Ellipsoid
 
 LARGEST = 4e7
 """Numbers that the symbols of one node may hold; beyond, they become remainder."""
@@ -88,7 +89,15 @@ def _spread(symbols: Tensor | None, ball: bool, like: Tensor) -> Tensor:
 
 
 def start(domains: Mapping[str, Domain], inputs: Mapping[str, Interval], limit: int) -> dict[str, Affinity]:
-    """The inputs' forms: one symbol for each value that is not fixed, if they are not more than `limit`."""
+    """The inputs' forms: one symbol for each value that is not fixed, if they are not more than `limit`.
+
+    An ellipsoid needs one for each of its directions only.
+    """
+    only = next(iter(domains.values())) if len(domains) == 1 else None
+    if isinstance(only, Ellipsoid) and len(only.axes) <= limit:
+        ((name, box),) = inputs.items()
+        if box.low.shape[0] == 1:
+            return {name: _of_ellipsoid(only, box)}
     moving = {name: (box.radius > 0).reshape(-1) for name, box in inputs.items()}
     total = sum(int(m.sum()) for m in moving.values())
     ball = len(inputs) == 1 and all(isinstance(domain, L2Ball) for domain in domains.values())
@@ -107,6 +116,18 @@ def start(domains: Mapping[str, Domain], inputs: Mapping[str, Interval], limit: 
         symbols = symbols.reshape(total, *center.shape[1:])
         found[name] = Affinity(center, symbols, torch.zeros_like(center), 0.0, ball)
     return found
+
+
+def _of_ellipsoid(domain: Ellipsoid, box: Interval) -> Affinity:
+    """Its centre, its half-axes as symbols in a ball, and what its points are rounded by."""
+    center = domain.center.to(torch.float64).expand(box.low.shape[1:])[None].clone()
+    axes = domain.axes.to(torch.float64) * (1 + 1e-10)
+    reach = torch.linalg.vector_norm(axes, dim=0)[None] * (1 + (len(axes) + 16) * UNIT_ROUNDOFF)
+    # the box may hold more than the ellipsoid does: its points are only near the span of the axes
+    more = torch.maximum(box.high - center, center - box.low) * (1 + 4 * UNIT_ROUNDOFF) - reach
+    slack = more.clamp_min(0) + 8 * UNIT_ROUNDOFF * (center.abs() + reach)
+    l2 = (domain.off + 16 * UNIT_ROUNDOFF * (_norm(center) + _norm(axes))) * (1 + 1e-10)
+    return Affinity(center, axes, slack, min(l2, _norm(slack)), True)
 
 
 class Forms:

@@ -102,8 +102,9 @@ class Walk:
         moved = a - ended
         self._end(ended, after)
         self.add((moved.clamp_min(0), above), (moved.clamp_max(0), below))
-        zeros = [torch.zeros(before.shape, dtype=torch.float64)]
-        return pull(lambda x: winners.take(x[0]), zeros, moved)[0]
+        zeros = torch.zeros((len(moved), *before.shape[1:]), dtype=torch.float64)
+        (coefficients,) = torch.func.vjp(winners.take, zeros)[1](moved)
+        return coefficients  # type: ignore[no-any-return]
 
     def add(self, *products: tuple[Block, Tensor]) -> None:
         """Add Σ coefficients · values to the constant."""

@@ -190,6 +190,9 @@ def test_other_domains_are_bounded(kind: str) -> None:
     assert boxed is not None
     assert float((f["z2"] - g["z2"]).abs().max()) <= bound + 1e-12
     assert bound <= boxed * (1 + 1e-9)
+    symbols = crown(twins, [domain], [(6,)], ["x"], ["z2"], Effort(refine=False, steps=0, work=0.0)).linf
+    assert symbols is not None
+    assert float((f["z2"] - g["z2"]).abs().max()) <= symbols + 1e-12
 
 
 def _ends(domain: Domain) -> tuple[Tensor, Tensor]:

@@ -27,8 +27,11 @@ class Block(nn.Module):
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.back, self.up, self.down = nn.Linear(width, width), nn.Linear(width, 12), nn.Linear(12, width)
         self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.places = nn.Embedding(4, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        # depends on the size of x, not on x
+        x = x + self.places(torch.arange(x.shape[1]).expand(x.shape[:2]))
         parts = [
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer in (self.query, self.key, self.value)

@@ -134,7 +134,7 @@ def test_a_fixed_batch_is_attacked_in_its_own_size() -> None:
 
 
 def test_an_operation_without_a_form_is_named_and_the_statistics_stand() -> None:
-    model, x = net("grouped")
+    model, x = net("normed by group")
     coupling = coupled(model, x)
     shrunk = shrink(model, coupling, plan_of(random_keep(coupling, 1)), (x,))
     many = torch.rand((30, *x.shape[1:]), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
