@@ -18,6 +18,7 @@
     primal         the search that chooses the parabolas
     shor           the dual bound, and the proof that a matrix is positive definite
     first_layer    the end of a walk: the first activations, by a quadratic form
+    patches        the same for convolutions, patch by patch
     watch          deadlines, progress and threads of long computations
     layer          where a net has such layers
     rounding       what the runtime's arithmetic can add

@@ -30,6 +30,7 @@ from edgeprune.bounds.differential import Difference, Reach, enclose, fold, visi
 from edgeprune.bounds.first_layer import FirstLayer
 from edgeprune.bounds.forward import Forms, start
 from edgeprune.bounds.layer import layer_of, quadratic_delta
+from edgeprune.bounds.patches import conv_layer_of, patch_delta
 from edgeprune.bounds.quadratic import Ascent
 from edgeprune.bounds.relax import is_relu, preferred_share
 from edgeprune.bounds.watch import Watch
@@ -117,11 +118,17 @@ class Progression:
 
     def _sharpen(self, twin: Twin) -> None:
         """Meet Δ with the quadratic certificate of the layer that the node reads, if it has one."""
-        layer = layer_of(twin, self._by_name)
-        reach = self.reached[twin.name]
-        if layer is None or not bool((reach.delta.high > reach.delta.low).any()):
+        reach, watch = self.reached[twin.name], Watch(self.deadline)
+        if not bool((reach.delta.high > reach.delta.low).any()):
             return
-        found = quadratic_delta(layer, self.reached, self.domains, Ascent())
+        layer = layer_of(twin, self._by_name)
+        if layer is not None:
+            found = quadratic_delta(layer, self.reached, self.domains, Ascent(), watch)
+        else:
+            layer = conv_layer_of(twin, self._by_name)
+            if layer is None:
+                return
+            found = patch_delta(layer, self.reached, Ascent(), watch)
         self.reached[twin.name] = replace(reach, delta=reach.delta.meet(found))
 
     def ended(self, name: str, rows: Rows, tuning: Mapping[str, Tuning] | None = None) -> Tensor | None:

@@ -20,6 +20,7 @@ from edgeprune.bounds.differential import Reach
 from edgeprune.bounds.interval import affine
 from edgeprune.bounds.quadratic import Ascent, Region, Residual, layer_bounds
 from edgeprune.bounds.relax import is_relu
+from edgeprune.bounds.watch import Watch
 from edgeprune.domains import Domain, L2Ball
 from edgeprune.forms import Affine, Dense, Elementwise, Twin, restrict
 from edgeprune.intervals import UNIT_ROUNDOFF, Interval
@@ -87,30 +88,37 @@ def residual_of(layer: Layer) -> Residual:
 
 
 def quadratic_delta(
-    layer: Layer, reached: Mapping[str, Reach], domains: Mapping[str, Domain], ascent: Ascent
+    layer: Layer,
+    reached: Mapping[str, Reach],
+    domains: Mapping[str, Domain],
+    ascent: Ascent,
+    watch: Watch | None = None,
 ) -> Interval:
     """An interval of Δ at the layer's reader; see the module's docstring."""
     first, f, g = layer.first.f, layer.reader.f, layer.reader.g
     assert isinstance(first, Affine)
     assert isinstance(f, Affine)
     assert isinstance(g, Affine)
-    low, high = layer_bounds(residual_of(layer), region_of(layer, reached, domains), ascent)
-    h, x = reached[layer.hidden.name], reached[layer.first.sources[0]]
+    low, high = layer_bounds(residual_of(layer), region_of(layer, reached, domains), ascent, watch)
+    h = reached[layer.hidden.name]
     apart = affine(g.linear(), h.delta)
-    by = _inexact(layer, first, f, g, x.f.magnitude, h)
-    return Interval(low[None], high[None]).widen(by) + apart
+    return Interval(low[None], high[None]).widen(inexact(layer, reached)) + apart
 
 
-def _inexact(layer: Layer, first: Affine, f: Affine, g: Affine, x: Tensor, h: Reach) -> Tensor:
+def inexact(layer: Layer, reached: Mapping[str, Reach]) -> Tensor:
     """What the residual's weights can be off by: folded scalings, and the rounding of W − V and b − c."""
-    out = layer.reader.kept
-    size = h.f.magnitude
-    rows = restrict(f.weight, (out[-1], None)).abs()
-    by = size @ restrict(f.weight_error, (out[-1], None)).T + restrict(f.bias_error, out)
-    by = by + h.f_kept.magnitude @ (g.weight_error + 2 * UNIT_ROUNDOFF * g.weight.abs()).T + g.bias_error
-    by = by + 2 * UNIT_ROUNDOFF * (size @ rows.T + restrict(f.bias, out).abs() + g.bias.abs())
-    moved = x @ first.weight_error.T + first.bias_error
-    kept = h.kept[-1]
-    heard = moved if kept is None else moved.index_select(-1, kept)
-    by = by + moved @ rows.T + heard @ g.weight.abs().T
+    first, f, g = layer.first.f, layer.reader.f, layer.reader.g
+    assert isinstance(first, Affine)
+    assert isinstance(f, Affine)
+    assert isinstance(g, Affine)
+    x, h, out = reached[layer.first.sources[0]].f.magnitude, reached[layer.hidden.name], layer.reader.kept
+    u = 2 * UNIT_ROUNDOFF
+    size, kept = h.f.magnitude, h.f_kept.magnitude
+    moved = first.kernel.apply(first.weight_error, x) + first.bias_error
+    # the first layer's own error moves its units, which both readers hear
+    heard = size * u + moved.expand(size.shape)
+    by = restrict(f.kernel.apply(f.weight.abs(), heard) + f.kernel.apply(f.weight_error, size), out)
+    by = by + restrict(f.bias_error + u * f.bias.abs(), out) + g.bias_error + u * g.bias.abs()
+    by = by + g.kernel.apply(g.weight.abs(), kept * u + restrict(moved.expand(size.shape), h.kept))
+    by = by + g.kernel.apply(g.weight_error, kept)
     return by * (1 + 1e-9) + (math.sqrt(UNIT_ROUNDOFF) * UNIT_ROUNDOFF)

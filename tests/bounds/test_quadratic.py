@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from nets import seeded
+from pruned import prune
+from torch import Tensor, nn
 
 from edgeprune.bounds import shor
+from edgeprune.bounds.attack import attack
+from edgeprune.bounds.crown import Effort, crown
+from edgeprune.bounds.differential import enclose, fold, propagate
+from edgeprune.bounds.patches import conv_layer_of, patch_delta, patch_of
 from edgeprune.bounds.quadratic import Ascent, Region, Residual, layer_bounds
+from edgeprune.bounds.watch import Watch
 from edgeprune.domains import Box, L2Ball
 from edgeprune.errors import UsageError
+from edgeprune.forms import Affine, restrict
 
 F64 = torch.float64
 
@@ -104,3 +112,49 @@ def test_a_wrong_matrix_is_not_called_positive() -> None:
 def test_a_region_needs_a_bound() -> None:
     with pytest.raises(UsageError, match="needs a box or a ball"):
         Region(torch.zeros(2, dtype=F64), None)
+
+
+def test_patches_of_convolutions_are_bounded_and_shared() -> None:
+    """A certificate for each kind of position: the inside, edges and corners; composed through the net."""
+    model = seeded(
+        lambda: nn.Sequential(
+            *(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1)),
+            *(nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)),
+        ),
+        4,
+    )
+    x = torch.rand((2, 1, 6, 6), generator=torch.Generator().manual_seed(0), dtype=F64)
+    pair, gap = prune(model, x, 1)
+    twins = {twin.name: twin for twin in fold(pair.twins, frozenset(pair.outputs))}
+    domain = Box(0.0, 1.0)
+    reached = propagate(tuple(twins.values()), enclose([domain], pair.shapes, pair.inputs))
+    layer = next(made for made in (conv_layer_of(t, twins) for t in twins.values() if t.sources) if made)
+    places = torch.arange(36)
+    patches = [patch_of(layer, place, reached) for place in places]
+    assert all(patch is not None for patch in patches)
+    assert len({patch.key() for patch in patches if patch is not None}) == 25, "5 kinds along each side"
+    found = patch_delta(layer, reached, Ascent(), Watch())
+    before = reached[layer.reader.name].delta
+    assert float((found.high - found.low).mean()) < float((before.high - before.low).mean())
+    tried = torch.cat(
+        [
+            domain.sample(200, (1, 6, 6), torch.Generator().manual_seed(1)),
+            (torch.rand(200, 1, 6, 6) > 0.5) + 0.0,
+        ]
+    )
+    first, reader = layer.first, layer.reader
+    assert isinstance(first.f, Affine)
+    assert isinstance(first.g, Affine)
+    assert isinstance(reader.f, Affine)
+    assert isinstance(reader.g, Affine)
+    heard = reader.f.apply(first.f.apply(tried.double()).clamp_min(0))
+    mine = reader.g.apply(first.g.apply(tried.double()).clamp_min(0))
+    assert found.widen(torch.full_like(found.low, 1e-12)).holds(restrict(heard, reader.kept) - mine)
+    nothing = patch_delta(layer, reached, Ascent(), Watch.of(-1.0))
+    assert bool((nothing.high == torch.inf).all()), "a deadline that is over leaves no bound, not a wrong one"
+    bound = crown(
+        pair.twins, [domain], pair.shapes, pair.inputs, pair.outputs, Effort(steps=0, quadratic=True)
+    )
+    worst = attack(gap, [domain], pair.shapes, generator=torch.Generator().manual_seed(0), steps=20)
+    assert bound.linf is not None
+    assert worst.value <= bound.linf
