@@ -160,7 +160,9 @@ def local(one: Real) -> Iterator[Row]:
         if bound * (1 + 1e-9) + 1e-9 < found.value:
             raise AssertionError(f"{one.name}, {where}: the bound {bound} is below the error {found.value}")
         yield Row(f"{one.name}, {where}", "Δ-CROWN", where, "attacked", found.value, "", SEED)
-        yield Row(f"{one.name}, {where}", "Δ-CROWN", where, "bound ÷ attacked", bound / found.value, "", SEED)
+        if math.isfinite(bound):
+            ratio = bound / found.value
+            yield Row(f"{one.name}, {where}", "Δ-CROWN", where, "bound ÷ attacked", ratio, "", SEED)
         yield Row(f"{one.name}, {where}", "Δ-CROWN", where, "time", seconds, "s", SEED)
 
 
