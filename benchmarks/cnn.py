@@ -8,8 +8,8 @@ unlabelled training images; `synthetic inputs` sees none, but inputs made from t
 `Torch-Pruning` is that library with its own criteria (Taylor and Hessian see labels). `learned` matches all
 layers to the original's logits on 10 000 images without labels; `then labels` is two epochs of fine-tuning
 on 30 000 labelled images, `scratch` the same from random weights. Test error is counted on 10 000 images.
-What is random is repeated with three seeds, what is trained is done once. `--quick` shows 50 % and two
-methods on 1 000 test images.
+What is random is repeated with three seeds; what is trained, and what others choose, is done once. `--quick`
+shows 50 % and two methods on 1 000 test images.
 """
 
 from __future__ import annotations

@@ -181,10 +181,10 @@ def _seeds(subject: Subject, method: str, seeds: Sequence[int]) -> Sequence[int]
     """Once for what comes out the same each time."""
     if method in subject.lessons:
         return seeds[: subject.lessons[method].seeds]
+    if method.startswith(PEER):
+        return seeds[:1]
     if method.endswith(RE_ESTIMATED):
         return seeds
-    if method.startswith(PEER):
-        return seeds if peers.varies(method.removeprefix(PEER)) else seeds[:1]
     name, source = _parts(method)
     varies = source != "none" and (CORESETS[name].random or CORESETS[name].data)
     return seeds if varies else seeds[:1]
@@ -263,5 +263,7 @@ def measure(
 ) -> None:
     """The whole of a script behind its subject: compare, print the table, write the file."""
     ledger = Ledger.open(chosen.json, chosen.resume)
-    compare(subject, chosen.method or methods, sizes, seeds[:1] if chosen.quick else seeds, ledger)
+    seeds = seeds[:1] if chosen.quick else seeds[: chosen.seeds]
+    asked = {name: widths for name, widths in sizes.items() if name in (chosen.size or sizes)}
+    compare(subject, chosen.method or methods, asked, seeds, ledger)
     finish(ledger.arranged(methods), layout, chosen.json)

@@ -59,6 +59,8 @@ def options(about: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume", action="store_true", help="keep the rows that are in FILE already and go on behind them"
     )
+    parser.add_argument("--size", action="append", help="a column of the table; may be repeated")
+    parser.add_argument("--seeds", type=int, metavar="N", help="repeat what is random N times at most")
     return parser
 
 

@@ -38,11 +38,9 @@ TOKENS = 32
 SAMPLES = TESTS = 256
 POOL = 2048
 SEEDS = range(1)
-MATCH = Recipe(epochs=3, batch=32, rate=3e-4)
 LESSONS = {
-    "learned, 256 unlabelled": Lesson(Recipe(epochs=16, batch=32, rate=3e-4)),
-    "learned, 2 048 unlabelled": Lesson(MATCH, POOL),
-    "scratch, 2 048 unlabelled": Lesson(MATCH, POOL, scratch=True),
+    "learned, 256 unlabelled": Lesson(Recipe(epochs=12, batch=32, rate=3e-4)),
+    "learned, 2 048 unlabelled": Lesson(Recipe(epochs=2, batch=32, rate=3e-4), POOL),
 }
 LAYOUT = sized("mean cosine", "least cosine")
 

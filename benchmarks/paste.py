@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.harness import RESULTS, Layout, by_figure, by_size, load, sized
+from benchmarks.harness import RESULTS, Layout, Table, by_figure, by_size, load, sized
 from edgeprune.errors import UsageError
 from edgeprune.files import write_text
 
@@ -30,6 +30,33 @@ LAYOUTS: Mapping[str, Layout] = {
     "startup": by_figure,
     "coverage": by_figure,
 }
+EXCERPTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "lenet-excerpt": (
+        "lenet",
+        (
+            "magnitude",
+            "Torch-Pruning, Taylor",
+            "sensitivity",
+            "gram, no data",
+            "gram, mean and covariance",
+            "gram",
+            "learned, 60 000 unlabelled",
+            "scratch, 60 000 unlabelled",
+        ),
+    ),
+    "cnn-excerpt": (
+        "cnn",
+        (
+            "summed magnitude + BN re-estimated",
+            "Torch-Pruning, Taylor + BN re-estimated",
+            "gram, synthetic inputs",
+            "gram",
+            "learned, 10 000 unlabelled",
+            "scratch, 10 000 unlabelled",
+        ),
+    ),
+}
+"""Some lines of a table, for a document that has no room for all: the table, and the methods in order."""
 OPENING = re.compile(r"^<!-- table: .* -->$", re.MULTILINE)
 BLOCK = re.compile(
     r"^(<!-- table: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(?=^<!-- end -->$)", re.DOTALL | re.MULTILINE
@@ -55,12 +82,21 @@ def pasted(text: str, where: Path, results: Path) -> str:
         name = match["name"]
         if OPENING.search(match["body"]):
             raise UsageError(f"{where}: the table '{name}' has no '<!-- end -->' of its own; add it.")
-        if name not in LAYOUTS:
-            raise UsageError(f"{where}: there is no table '{name}'; choose one of: {', '.join(LAYOUTS)}")
-        table = LAYOUTS[name](load(results / f"{name}.json"))
-        return f"{match[1]}{table.markdown()}\n"
+        if name not in LAYOUTS and name not in EXCERPTS:
+            known = ", ".join((*LAYOUTS, *EXCERPTS))
+            raise UsageError(f"{where}: there is no table '{name}'; choose one of: {known}")
+        return f"{match[1]}{_table(name, results).markdown()}\n"
 
     return BLOCK.sub(replace, text)
+
+
+def _table(name: str, results: Path) -> Table:
+    if name in LAYOUTS:
+        return LAYOUTS[name](load(results / f"{name}.json"))
+    whole, methods = EXCERPTS[name]
+    rows = load(results / f"{whole}.json")
+    kept = [row for method in methods for row in rows if row.method == method]
+    return LAYOUTS[whole]([*(row for row in rows if not row.method), *kept])
 
 
 def main() -> None:

@@ -41,11 +41,6 @@ class Unable(Exception):
     """The library cannot do that to this net."""
 
 
-def varies(criterion: str) -> bool:
-    """Whether another seed gives another net."""
-    return criterion == "random" or criterion in GRADIENTS
-
-
 def largest(coupling: Coupling, widths: Mapping[str, int]) -> Plan:
     """Keep the units with the largest sum of squared weights, over every place that carries them."""
     selections = {}
