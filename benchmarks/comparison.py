@@ -161,7 +161,7 @@ def compare(
         sizes: what to call a size, and the units that each group keeps.
         seeds: of the samples and of the random choices; methods without either use the first alone.
     """
-    if not ledger.has("", "", 0):
+    if subject.labels is not None and not ledger.has("", "", 0):
         ledger.add(original(subject))
     for method in methods:
         for size, widths in sizes.items():

@@ -126,7 +126,10 @@ class Ledger:
 
     def has(self, method: str, size: str, seed: int) -> bool:
         """Whether that was measured already."""
-        return any((row.method, row.size, row.seed) == (method, size, seed) for row in self.rows)
+        wanted = (method, size, seed)
+        return any(
+            (row.method, row.size, row.seed) == wanted for row in self.rows if row.subject != ENVIRONMENT
+        )
 
     def add(self, rows: Sequence[Row]) -> None:
         """Note one measurement, tell it on stderr, and write the file."""

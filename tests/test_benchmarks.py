@@ -64,6 +64,7 @@ def test_an_interrupted_script_goes_on_behind_its_last_row(
     path = tmp_path / "rows.json"
     first = Ledger.open(path, resume=False)
     assert not first.has("some", "50 %", 0)
+    assert not first.has("", "", 0), "the machine is no measurement"
     first.add([row for row in ROWS if row.method == "some" and row.seed == 0])
     again = Ledger.open(path, resume=True)
     assert again.has("some", "50 %", 0)
