@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import platform
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -46,12 +47,11 @@ STRUCTURAL = (
 
 def main() -> None:
     arguments = parser().parse_args()
-    if arguments.one:
-        one(arguments)
-        return
     rows = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else []
     done = {(row["family"], row["model"]) for row in rows}
-    for family, name in names(arguments):
+    todo = names(arguments)
+    warm_up(arguments.threads)
+    for family, name in todo:
         if (family, name) in done and not arguments.again:
             continue
         row = child(family, name, arguments)
@@ -71,13 +71,16 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--json", type=Path, help="file of rows; resumed where it exists")
     made.add_argument("--again", action="store_true", help="make rows again that are there already")
     made.add_argument(
-        "--onnx", action="store_true", help="also export the shrunk net and run it on onnxruntime"
+        "--onnx",
+        type=float,
+        default=0.0,
+        metavar="MILLIONS",
+        help="also export shrunk nets of up to so many parameters, and run them on onnxruntime",
     )
     made.add_argument("--against-torch-pruning", action="store_true", help="time Torch-Pruning beside it")
     made.add_argument("--limit", type=float, default=300.0, help="seconds a net may take")
     made.add_argument("--threads", type=int, default=2)
-    made.add_argument("--one", help=argparse.SUPPRESS)
-    made.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    made.add_argument("--part", default="1/1", metavar="K/N", help="every N-th net, from the K-th on")
     return made
 
 
@@ -98,29 +101,53 @@ def names(arguments: argparse.Namespace) -> list[tuple[str, str]]:
     chosen = set(QUICK) if arguments.quick else set(arguments.models)
     known = {name for _, name in found}
     found += [("timm", name) for name in arguments.models if name not in known]
-    return [pair for pair in found if not chosen or pair[1] in chosen]
+    first, _, step = arguments.part.partition("/")
+    return [pair for pair in found if not chosen or pair[1] in chosen][int(first) - 1 :: int(step)]
 
 
 def child(family: str, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run one net in a process of its own."""
+    """Run one net in a process of its own, forked off so that torch is imported once."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "row.json"
-        command = [sys.executable, __file__, "--one", f"{family}:{name}", "--out", str(out)]
-        command += ["--threads", str(arguments.threads)]
-        command += ["--onnx"] * arguments.onnx + ["--against-torch-pruning"] * arguments.against_torch_pruning
         began = time.perf_counter()
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=arguments.limit, check=False
-            )
-            error = done.stderr.strip().splitlines()[-1:] if done.returncode else []
-        except subprocess.TimeoutExpired:
-            error = [f"took longer than {arguments.limit:g} s"]
+        process = multiprocessing.get_context("fork").Process(
+            target=guarded, args=(family, name, out, arguments)
+        )
+        process.start()
+        process.join(arguments.limit)
+        late = process.is_alive()
+        if late:
+            process.kill()
+            process.join()
         row = json.loads(out.read_text()) if out.exists() else {"family": family, "model": name}
-        if error:
-            row["error"] = error[0][:300]
+        if late:
+            row["error"] = f"took longer than {arguments.limit:g} s"
+        elif process.exitcode:
+            row.setdefault("error", f"died with code {process.exitcode}")
         row["wall_s"] = round(time.perf_counter() - began, 1)
         return row
+
+
+def warm_up(threads: int) -> None:
+    """Import and use once what every child needs."""
+    import torch
+    from torch import nn
+
+    from edgeprune.stages.trace import trace
+
+    torch.set_num_threads(threads)
+    trace(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()).eval(), [torch.zeros(1, 1, 4, 4)])
+
+
+def guarded(family: str, name: str, out: Path, arguments: argparse.Namespace) -> None:
+    """All figures of one net; what goes wrong is noted too."""
+    row = Row(out, family=family, model=name)
+    sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    try:
+        one(row, arguments)
+    except Exception as error:
+        text = str(error).strip().splitlines()
+        row.note(error=f"{type(error).__name__}: {text[0] if text else ''}"[:300])
 
 
 class Row(dict[str, Any]):
@@ -136,24 +163,20 @@ class Row(dict[str, Any]):
         self.path.write_text(json.dumps(self))
 
 
-def one(arguments: argparse.Namespace) -> None:
+def one(row: Row, arguments: argparse.Namespace) -> None:
     """All that is measured of one net."""
-    import torch
-
     from edgeprune.stages.trace import trace
 
-    torch.set_num_threads(arguments.threads)
-    family, _, name = arguments.one.partition(":")
-    row = Row(arguments.out, family=family, model=name)
     row.note(stage="build")
-    net, inputs = build(family, name)
-    row.note(params=sum(p.numel() for p in net.parameters()), stage="trace")
+    net, inputs = build(row["family"], row["model"])
+    params = sum(p.numel() for p in net.parameters())
+    row.note(params=params, stage="trace")
     began = time.perf_counter()
     graph = trace(net, inputs)
     row.note(trace_s=since(began), nodes=len(graph.nodes), peak_trace_mb=peak_mb(), stage="couple")
     prune(row, net, graph, inputs)
-    if arguments.onnx:
-        onnx(row, net, graph, inputs)
+    if arguments.onnx * 1e6 >= params:
+        onnx(row, graph, inputs)
     if arguments.against_torch_pruning:
         torch_pruning(row, net, inputs)
 
@@ -203,8 +226,6 @@ def randomise(net: Any) -> None:
 
 def prune(row: Row, net: Any, graph: Any, inputs: tuple[Any, ...]) -> None:
     """Couple, plan by magnitude, and shrink a random half of every group."""
-    import torch
-
     from edgeprune.budget import Budget, Multiples, cost
     from edgeprune.plan import Plan, Selection
     from edgeprune.stages.allocate import allocate
@@ -224,8 +245,7 @@ def prune(row: Row, net: Any, graph: Any, inputs: tuple[Any, ...]) -> None:
         row.note(plan_error=f"{type(error).__name__}: {error}"[:200])
     plan = Plan("random", {name: Selection(keep) for name, keep in random_half(coupling).items()}, {})
     row.note(stage="shrink")
-    if graph.traced_batch > 1:
-        inputs = tuple(torch.cat([x, x.flip(-1)]) if x.dim() and x.shape[0] == 1 else x for x in inputs)
+    inputs = batched(graph, inputs)
     began = time.perf_counter()
     shrunk = shrink(net, coupling, plan, inputs)
     row.note(shrink_s=since(began), kind=shrunk.kind, reason=shrunk.reason, peak_mb=peak_mb())
@@ -305,10 +325,8 @@ def shares(coupling: Any) -> dict[str, Any]:
     }
 
 
-def onnx(row: Row, net: Any, graph: Any, inputs: tuple[Any, ...]) -> None:
-    """Export a halved net, run it on onnxruntime, and compare."""
-    import numpy as np
-    import onnxruntime
+def onnx(row: Row, graph: Any, inputs: tuple[Any, ...]) -> None:
+    """Export a halved net, run it on onnxruntime, and compare; a failure is noted beside the rest."""
     import torch
 
     from edgeprune.graph import flatten_outputs
@@ -320,24 +338,43 @@ def onnx(row: Row, net: Any, graph: Any, inputs: tuple[Any, ...]) -> None:
     coupling = couple(graph)
     plan = Plan("random", {name: Selection(keep) for name, keep in random_half(coupling).items()}, {})
     small = narrow_graph(graph, coupling.alive(plan.keep), {})
-    if graph.traced_batch > 1:
-        inputs = tuple(torch.cat([x, x.flip(-1)]) if x.dim() and x.shape[0] == 1 else x for x in inputs)
+    inputs = batched(graph, inputs)
     with torch.no_grad():
         expected = flatten_outputs(small(*inputs))
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "small.onnx"
-        export(small, inputs, path)
-        row.note(onnx_s=since(began), stage="onnxruntime")
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        feeds = dict(zip([i.name for i in session.get_inputs()], [x.numpy() for x in inputs], strict=True))
-        outputs = session.run(None, feeds)
-    worst = max(
-        float(np.abs(a.numpy() - b).max() / max(float(a.abs().max()), 1e-30))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "small.onnx"
+            export(small, inputs, path)
+            row.note(onnx_s=since(began))
+            row.note(onnx_error=on_runtime(path, inputs, expected))
+    except Exception as error:
+        text = str(error).strip().splitlines()
+        row.note(onnx_failed=f"{type(error).__name__}: {text[0] if text else ''}"[:300])
+
+
+def on_runtime(path: Path, inputs: tuple[Any, ...], expected: tuple[Any, ...]) -> float:
+    """Largest difference between onnxruntime's outputs and torch's, relative to the largest of each."""
+    import numpy as np
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    feeds = dict(zip([i.name for i in session.get_inputs()], [x.numpy() for x in inputs], strict=False))
+    outputs = session.run(None, feeds)
+    return max(
+        float(np.abs(a.numpy().astype(np.float64) - b).max() / max(float(a.abs().max()), 1e-30))
         for a, b in zip(expected, outputs, strict=True)
         if a.numel()
     )
-    row.note(onnx_error=worst, stage="done")
+
+
+def batched(graph: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The inputs, twice where the batch size is free."""
+    import torch
+
+    if graph.traced_batch == 1 or graph.batch is not None:
+        return inputs
+    return tuple(torch.cat([x, x.flip(-1)]) if x.dim() and x.shape[0] == 1 else x for x in inputs)
 
 
 def torch_pruning(row: Row, net: Any, inputs: tuple[Any, ...]) -> None:
@@ -378,6 +415,7 @@ def line(row: dict[str, Any]) -> str:
     if "error" in row:
         return f"{row['model']:36} FAILED at {row.get('stage', 'start')}: {row['error'][:150]}"
     extra = f" onnx {row['onnx_error']:.0e}" if "onnx_error" in row else ""
+    extra += f" ONNX FAILED {row['onnx_failed'][:120]}" if "onnx_failed" in row else ""
     extra += (
         f" TP {row.get('tp_build_s', '-')}+{row.get('tp_step_s', row.get('tp_error', '-'))}"
         if "tp_build_s" in row or "tp_error" in row

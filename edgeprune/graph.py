@@ -273,6 +273,13 @@ class Alive:
         """Which of the labels are left."""
         return np.asarray(self.living[self.coupling.labels.find(labels)])
 
+    def narrowed(self, group: Group, keep: Ints) -> Alive:
+        """The same, when a group that was whole keeps only these units."""
+        living = self.living.copy()
+        living[group.roots] = False
+        living[group.roots[keep]] = True
+        return Alive(self.coupling, living)
+
     def _of(self, labels: Ints) -> Bools:
         """The same for labels that the coupling holds; nodes share most of them, so they are kept."""
         found = self._masks.get(id(labels))

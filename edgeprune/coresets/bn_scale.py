@@ -15,6 +15,7 @@ class BatchNormScale(Coreset):
     """Keep the channels with the largest |γ|, summed over the layers that make them; no compensation."""
 
     name: ClassVar[str] = "bn-scale"
+    hears: ClassVar[bool] = False
     source: ClassVar[str] = "Liu et al., ICCV 2017"
 
     def choose(self, evidence: Evidence, size: int, generator: np.random.Generator) -> Selection:

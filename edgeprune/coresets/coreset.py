@@ -102,6 +102,7 @@ class Coreset(ABC):
 
     Attributes:
         name: what users type after --method.
+        hears: whether it looks at the readers at all; without, the evidence has no hearings.
         needs_data: whether the hearings must carry moments.
         needs_samples: whether those moments, or what else it needs, must come from inputs that can be run.
         needs_shares: whether the hearings must carry shares.
@@ -114,6 +115,7 @@ class Coreset(ABC):
     """
 
     name: ClassVar[str]
+    hears: ClassVar[bool] = True
     needs_data: ClassVar[bool] = False
     needs_samples: ClassVar[bool] = False
     needs_shares: ClassVar[bool] = False

@@ -17,6 +17,7 @@ class Fpgm(Coreset):
     """
 
     name: ClassVar[str] = "fpgm"
+    hears: ClassVar[bool] = False
     source: ClassVar[str] = "He et al., CVPR 2019, equation 6"
 
     def choose(self, evidence: Evidence, size: int, generator: np.random.Generator) -> Selection:

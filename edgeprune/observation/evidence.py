@@ -44,15 +44,18 @@ class Scene:
     labels: Tensor | None = None
 
 
-def gather(scene: Scene, group: Group, *, shares: bool = False, gradients: bool = False) -> Evidence:
+def gather(
+    scene: Scene, group: Group, *, hears: bool = True, shares: bool = False, gradients: bool = False
+) -> Evidence:
     """All that a coreset method may see of a group.
 
     Args:
+        hears: whether the readers are looked at; without them it is much faster.
         shares: also what part each unit has of its readers' sums, over the samples.
         gradients: also the mean squared first-order change of the loss without each unit.
     """
     graph, samples = scene.graph, None if scene.knowledge is None else scene.knowledge.samples
-    plain = [reader for reader in group.readers if reader.weight is not None]
+    plain = [reader for reader in group.readers if reader.weight is not None and hears]
     makers = [graph.nodes[name] for name in group.producers]
     rows = tuple(_rows(graph, group, maker, scene.weights) for maker in makers)
     ways = [way(graph, group, reader) for reader in plain]
@@ -249,15 +252,20 @@ def _rows(
     units = next((p.units for p in group.places if p.weight == name and p.axis == 0), None)
     if name is None or units is None:
         return _carried(graph, group, maker, weights)
-    weight = weights[name].double().flatten(1).numpy()
+    weight = weights[name].flatten(1)
+    weight = (weight if weight.dtype in (torch.float32, torch.float64) else weight.double()).numpy()
     bias_name = graph.weight_of(maker.get("bias"))
     bias = weights[bias_name].double().numpy() if bias_name else np.zeros(len(weight))
     scale, offset = np.ones(len(weight)), np.zeros(len(weight))
     if folded:
         scale, offset = _folded(graph, maker, weights, len(weight))
-    rows = np.concatenate([weight * scale[:, None], (bias * scale + offset)[:, None]], axis=1)
-    parts = [rows[place.clip(0)] * (place >= 0)[:, None] for place in positions(units, group.size)]
-    return np.concatenate(parts, axis=1)
+    rows = np.empty((len(weight), weight.shape[1] + 1))
+    np.multiply(weight, scale[:, None], out=rows[:, :-1])
+    rows[:, -1] = bias * scale + offset
+    places = positions(units, group.size)
+    if len(places) == 1 and np.array_equal(places[0], np.arange(len(rows))):
+        return rows
+    return np.concatenate([rows[place.clip(0)] * (place >= 0)[:, None] for place in places], axis=1)
 
 
 def _carried(graph: Graph, group: Group, maker: Node, weights: Mapping[str, Tensor]) -> Floats:

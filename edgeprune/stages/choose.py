@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from edgeprune.coresets import CORESETS, Coreset
+from edgeprune.coresets import CORESETS, Coreset, Evidence
 from edgeprune.errors import CalibrationError, UsageError
-from edgeprune.graph import Coupling, Graph, Group, Reader
+from edgeprune.graph import Alive, Coupling, Graph, Group, Reader
 from edgeprune.observation import Originals, Scene, batches, gather, landing, positions, refit, shift_site
 from edgeprune.observation.knowledge import Knowledge, know
 from edgeprune.plan import Plan, Selection
@@ -82,32 +82,76 @@ def choose(
     again = recalibrate or manner.recalibrate
     knowledge = _knowledge(coupling, coreset, manner, samples, seed, again, progress)
     random, torch_random = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    weights = dict(coupling.graph.weights)
-    selections: dict[str, Selection] = {}
-    fitted: dict[str, Reader] = {}
+    net = _Net(coupling, dict(coupling.graph.weights), coupling.alive({}))
     todo = [group for group in coupling.groups if widths[group.name] < group.size]
     todo = todo[:: -1 if manner.direction == "top-down" else 1]
     run = knowledge.samples if knowledge is not None else None
-    originals = _originals(coupling.graph, todo)
+    if coreset.refits and run is not None:
+        net.originals = _originals(coupling.graph, todo)
     for group in progress(todo, f"choosing ({method})", len(todo)):
-        alive = coupling.alive({name: selection.keep for name, selection in selections.items()})
         known = knowledge if coreset.data else None
-        scene = Scene(coupling.graph, weights, alive, known, radii or {}, torch_random, labels)
-        evidence = gather(scene, group, shares=coreset.needs_shares, gradients=coreset.needs_gradients)
-        selections[group.name] = selection = coreset.choose(evidence, widths[group.name], random)
-        _compensate(coupling, group, selection, weights)
+        scene = Scene(coupling.graph, net.weights, net.alive, known, radii or {}, torch_random, labels)
+        selection = coreset.choose(_evidence(scene, group, coreset), widths[group.name], random)
+        net.take(group, selection)
         if coreset.refits and run is not None:
             for reader in _distinct(group.readers):
-                _refit(coupling, reader, selections, weights, run, torch_random, originals)
-                fitted.pop(reader.node, None)
-                fitted[reader.node] = reader
+                _refit(net, reader, run, torch_random)
         logger.info("%s: %d units kept, error %s", group.name, len(selection.keep), selection.error)
-    if run is not None and fitted:
-        _settle(coupling, fitted, selections, weights, run, torch_random, originals, progress)
+    if run is not None and net.fitted:
+        _settle(net, run, torch_random, progress)
     if again and run is not None:
-        _recalibrate(coupling, weights, run)
-    changed = {name: w for name, w in weights.items() if w is not coupling.graph.weights[name]}
-    return Plan(method, selections, changed, _notes(coreset))
+        _recalibrate(coupling, net.weights, run)
+    return Plan(method, net.selections, net.changed(), _notes(coreset))
+
+
+def _evidence(scene: Scene, group: Group, coreset: Coreset) -> Evidence:
+    """What the method asks for, and no more."""
+    return gather(
+        scene,
+        group,
+        hears=coreset.hears,
+        shares=coreset.needs_shares,
+        gradients=coreset.needs_gradients,
+    )
+
+
+@dataclass(slots=True)
+class _Net:
+    """The net as it becomes while its groups are chosen.
+
+    Attributes:
+        weights: the current weights at original sizes, by qualified name.
+        alive: what is left of every axis.
+        selections: by group, what was chosen so far.
+        fitted: readers by node, in the order in which they were refitted last.
+        originals: what the original net computes where readers are refitted.
+    """
+
+    coupling: Coupling
+    weights: dict[str, Tensor]
+    alive: Alive
+    selections: dict[str, Selection] = field(default_factory=dict)
+    fitted: dict[str, Reader] = field(default_factory=dict)
+    originals: Originals | None = None
+
+    def take(self, group: Group, selection: Selection) -> None:
+        """Let a group keep what was selected of it."""
+        self.selections[group.name] = selection
+        self.alive = self.alive.narrowed(group, selection.keep)
+        for reader in group.readers:
+            if reader.weight is not None:
+                _compensate(self, group, reader, selection)
+
+    def own(self, name: str) -> Tensor:
+        """A weight that may be written into: the plan's copy, made at the first call."""
+        if self.weights[name] is self.coupling.graph.weights[name]:
+            self.weights[name] = self.weights[name].clone()
+        return self.weights[name]
+
+    def changed(self) -> dict[str, Tensor]:
+        """The weights that are no longer the original's."""
+        original = self.coupling.graph.weights
+        return {name: w for name, w in self.weights.items() if w is not original[name]}
 
 
 def _knowledge(
@@ -154,27 +198,32 @@ def _notes(coreset: Coreset) -> tuple[str, ...]:
     return (f"source: {coreset.source}",) if coreset.source else ()
 
 
-def _compensate(coupling: Coupling, group: Group, selection: Selection, weights: dict[str, Tensor]) -> None:
-    """W′ = W · mixᵀ in every reader, zeros where units left; the shift goes to the shift site."""
+def _compensate(net: _Net, group: Group, reader: Reader, selection: Selection) -> None:
+    """W′ = W · mixᵀ in a reader, zeros where units left; the shift goes to the shift site."""
+    assert reader.weight is not None
+    units = next(p.units for p in group.places if p.weight == reader.weight and p.axis == reader.axis)
     gone = np.setdiff1d(np.arange(group.size), selection.keep)
-    for reader in group.readers:
-        if reader.weight is None:
-            continue
-        units = next(p.units for p in group.places if p.weight == reader.weight and p.axis == reader.axis)
-        weight = weights[reader.weight].movedim(reader.axis, 0).double()
-        new = weight.clone()
-        shift = torch.zeros_like(weight[0])
-        for place in positions(units, group.size):
-            new[torch.from_numpy(place[gone][place[gone] >= 0])] = 0.0
-            if selection.mix is not None and reader.compensable:
-                shift = shift + _mixed(weight, new, place, selection)
-            elif selection.factors is not None and reader.compensable and reader.node in selection.factors:
-                _multiplied(weight, new, place, selection, selection.factors[reader.node])
-        weights[reader.weight] = new.movedim(0, reader.axis).to(weights[reader.weight].dtype)
-        site = shift_site(coupling.graph, reader) if reader.compensable else None
-        if selection.shift is not None and site is not None:
-            constant = shift.reshape(len(shift), -1).sum(1)
-            weights[site.weight] = weights[site.weight] + site.sign * constant.to(weights[site.weight].dtype)
+    places = positions(units, group.size)
+    removed = np.concatenate([place[gone][place[gone] >= 0] for place in places])
+    factors = (selection.factors or {}).get(reader.node)
+    if not reader.compensable or (selection.mix is None and factors is None):
+        net.own(reader.weight).index_fill_(reader.axis, torch.from_numpy(removed), 0.0)
+        return
+    weight = net.weights[reader.weight].movedim(reader.axis, 0).double()
+    new = weight.clone()
+    new[torch.from_numpy(removed)] = 0.0
+    shift = torch.zeros_like(weight[0])
+    for place in places:
+        if selection.mix is not None:
+            shift = shift + _mixed(weight, new, place, selection)
+        elif factors is not None:
+            _multiplied(weight, new, place, selection, factors)
+    net.weights[reader.weight] = new.movedim(0, reader.axis).to(net.weights[reader.weight].dtype)
+    site = shift_site(net.coupling.graph, reader)
+    if selection.shift is not None and site is not None:
+        constant = shift.reshape(len(shift), -1).sum(1)
+        old = net.weights[site.weight]
+        net.weights[site.weight] = old + site.sign * constant.to(old.dtype)
 
 
 def _mixed(weight: Tensor, new: Tensor, place: Any, selection: Selection) -> Tensor:
@@ -201,23 +250,16 @@ def _multiplied(
         new[place[unit]] = weight[place[unit]] * factor.reshape(-1, *[1] * (weight.dim() - 2))
 
 
-def _refit(
-    coupling: Coupling,
-    reader: Reader,
-    selections: Mapping[str, Selection],
-    weights: dict[str, Tensor],
-    samples: Sequence[Tensor],
-    generator: torch.Generator,
-    originals: Originals,
-) -> None:
+def _refit(net: _Net, reader: Reader, samples: Sequence[Tensor], generator: torch.Generator) -> None:
+    net.fitted.pop(reader.node, None)
+    net.fitted[reader.node] = reader
     if not reader.compensable:
         return
-    graph = coupling.graph
-    alive = coupling.alive({name: selection.keep for name, selection in selections.items()})
+    graph, alive = net.coupling.graph, net.alive
     channels = np.flatnonzero(alive.axes(reader.data)[reader.data_axis])
     left = alive.axes(reader.node)[-1 if graph.nodes[reader.node].operation == "linear" else 1]
-    weights.update(
-        refit(graph, reader, channels, np.flatnonzero(left), weights, samples, generator, originals)
+    net.weights.update(
+        refit(graph, reader, channels, np.flatnonzero(left), net.weights, samples, generator, net.originals)
     )
 
 
@@ -227,32 +269,18 @@ def _originals(graph: Graph, groups: Iterable[Group]) -> Originals:
     return Originals(graph, frozenset(landing(graph, one, graph.weights).node for one in readers))
 
 
-def _settle(
-    coupling: Coupling,
-    fitted: dict[str, Reader],
-    selections: Mapping[str, Selection],
-    weights: dict[str, Tensor],
-    samples: Sequence[Tensor],
-    generator: torch.Generator,
-    originals: Originals,
-    progress: Progress,
-) -> None:
+def _settle(net: _Net, samples: Sequence[Tensor], generator: torch.Generator, progress: Progress) -> None:
     """Refit, in graph order, every reader that hears or meets what was refitted after it.
 
     In a plain chain there is none. A second round changed nothing more (ResNet-20).
-
-    Args:
-        fitted: by node, in the order in which they were refitted.
     """
-    graph = coupling.graph
-    readers = [fitted[name] for name in graph.nodes if name in fitted]
+    graph = net.coupling.graph
+    readers = [net.fitted[name] for name in graph.nodes if name in net.fitted]
     for reader in progress(readers, "refitting", len(readers)):
-        before = _ancestors(graph, landing(graph, reader, weights).node)
-        names = list(fitted)
-        if before.isdisjoint(names[names.index(reader.node) + 1 :]):
-            continue
-        _refit(coupling, reader, selections, weights, samples, generator, originals)
-        fitted[reader.node] = fitted.pop(reader.node)
+        before = _ancestors(graph, landing(graph, reader, net.weights).node)
+        names = list(net.fitted)
+        if not before.isdisjoint(names[names.index(reader.node) + 1 :]):
+            _refit(net, reader, samples, generator)
 
 
 def _ancestors(graph: Graph, name: str) -> set[str]:
