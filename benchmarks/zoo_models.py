@@ -28,6 +28,9 @@ HARD = (
 )
 """The timm families that Torch-Pruning 1.6.1 fails."""
 
+SIDE = 128
+"""Pixels of the images that nets of free size are given."""
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -70,17 +73,8 @@ def torchvision_cases() -> list[Case]:
             options["weights_backbone"] = None
         if name in ("googlenet", "inception_v3"):
             options |= {"init_weights": False, "aux_logits": False}
-        size = (
-            299
-            if name == "inception_v3"
-            else 256
-            if "swin_v2" in name
-            else 518
-            if name == "vit_h_14"
-            else 224
-        )
-        if name.startswith("vit_h"):
-            size = 224
+        fixed = 256 if "swin_v2" in name else 224 if name.startswith(("swin", "vit", "maxvit", "mvit")) else 0
+        size = fixed or (160 if name == "inception_v3" else SIDE)
 
         def make(name: str = name, options: dict[str, Any] = options) -> nn.Module:
             net: nn.Module = models.get_model(name, **options)
@@ -98,10 +92,6 @@ def torchvision_cases() -> list[Case]:
 
         found.append(Case("torchvision", name, make, shape))
     return found
-
-
-SIDE = 128
-"""Pixels of the images that nets of free size are given."""
 
 
 def timm_case(name: str) -> Case:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, fx, nn
 
+from edgeprune.attributes import Attributes
 from edgeprune.errors import UsageError
 from edgeprune.files import write_text
 from edgeprune.graph import Coupling, Ints
@@ -126,6 +127,7 @@ class Cuts:
         shrunk: whether the user's module or the exported graph was narrowed.
         errors: group → the method's expected relative squared error, where it states one.
         sampling: group → how its units were drawn, for methods that sample by sensitivity.
+        attributes: module → the new values of attributes that had to follow the weights' sizes.
     """
 
     weights: Mapping[str, Mapping[int, tuple[int, ...]]]
@@ -134,6 +136,7 @@ class Cuts:
     exclude: tuple[str, ...] = ()
     errors: Mapping[str, float] = field(default_factory=dict)
     sampling: Mapping[str, Sampling] = field(default_factory=dict)
+    attributes: Attributes = field(default_factory=dict)
 
     @staticmethod
     def of(coupling: Coupling, plan: Plan, shrunk: str, exclude: tuple[str, ...]) -> Cuts:
@@ -169,6 +172,7 @@ class Cuts:
             "keep": {name: list(keep) for name, keep in self.keep.items()},
             "errors": dict(self.errors),
             "sampling": {name: one.to_json() for name, one in self.sampling.items()},
+            "attributes": {name: dict(values) for name, values in self.attributes.items()},
             "weights": {
                 name: {str(axis): list(index) for axis, index in axes.items()}
                 for name, axes in self.weights.items()
@@ -200,6 +204,7 @@ class Cuts:
                 tuple(content["exclude"]),
                 {name: float(error) for name, error in content["errors"].items()},
                 {name: Sampling.from_json(one) for name, one in content.get("sampling", {}).items()},
+                {name: dict(values) for name, values in content.get("attributes", {}).items()},
             )
         except FileNotFoundError:
             raise UsageError(

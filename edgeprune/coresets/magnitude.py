@@ -31,7 +31,7 @@ class Magnitude(Coreset):
 def _powers(rows: Floats, order: int) -> Floats:
     """Σ |x|^order of each row, (n,)."""
     if order == 2:
-        return np.einsum("ij,ij->i", rows, rows)
+        return np.asarray(np.einsum("ij,ij->i", rows, rows))
     return np.asarray((np.abs(rows) ** order).sum(axis=1))
 
 

@@ -252,8 +252,8 @@ def _rows(
     units = next((p.units for p in group.places if p.weight == name and p.axis == 0), None)
     if name is None or units is None:
         return _carried(graph, group, maker, weights)
-    weight = weights[name].flatten(1)
-    weight = (weight if weight.dtype in (torch.float32, torch.float64) else weight.double()).numpy()
+    value = weights[name].flatten(1)
+    weight = (value if value.dtype in (torch.float32, torch.float64) else value.double()).numpy()
     bias_name = graph.weight_of(maker.get("bias"))
     bias = weights[bias_name].double().numpy() if bias_name else np.zeros(len(weight))
     scale, offset = np.ones(len(weight)), np.zeros(len(weight))

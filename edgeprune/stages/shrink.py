@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from edgeprune.attributes import follow, forget, guesses
 from edgeprune.errors import BrokenPromise, ModelError
 from edgeprune.execution import Anew, run_in, sharing
 from edgeprune.graph import Alive, Coupling, Graph, Mask, Ref, copied, flatten_outputs
@@ -46,8 +47,15 @@ def shrink(
     masked, outputs, dtype = _in_double(coupling, plan, alive, graph, inputs)
     masking, scale = _difference(masked, outputs)
     _check("graph", masking, scale, dtype)
-    module, reason = _narrowed_module(model, cuts, plan.weights, inputs, graph, outputs)
     n = int(inputs[0].shape[0]) if inputs and inputs[0].dim() else 1
+    module, reason = _narrowed_module(model, cuts, plan.weights, inputs, graph, outputs)
+    if module is None:
+        for guess in guesses(model, cuts):
+            followed = dataclasses.replace(cuts, attributes=guess)
+            module, _ = _narrowed_module(model, followed, plan.weights, inputs, graph, outputs)
+            if module is not None:
+                cuts = followed
+                break
     if module is not None:
         return Shrunk(module, graph, "module", "", cuts, masking, scale, n, plan.weights)
     logger.warning("the model's own forward cannot run narrowed (%s); the shrunk graph is used", reason)
@@ -244,7 +252,13 @@ def _narrowed_module(
         reason = _disagreement(module, inputs, expected, dtype)
         if not reason:
             return module, ""
+        if not any(word in reason for word in PRECISION):
+            break
     return None, reason
+
+
+PRECISION = ("differ", "dtype", "Double", "double", "Float")
+"""What the reason says where a forward may only fail for the precision it was tried in."""
 
 
 def _disagreement(
@@ -322,7 +336,7 @@ def narrow_module(module: nn.Module, cuts: Cuts) -> None:
         **dict(module.named_buffers(remove_duplicate=False)),
     }
     by_identity = {id(own[name]): axes for name, axes in cuts.weights.items() if name in own}
-    missing = [name for name in cuts.weights if name not in own]
+    missing = [name for name in cuts.weights if name not in own and not _written_down(name)]
     if missing:
         raise ModelError(
             f"the plan narrows {missing[0]}, which the model does not have; "
@@ -343,6 +357,14 @@ def narrow_module(module: nn.Module, cuts: Cuts) -> None:
         family = family_of(holder)
         if family is not None:
             family.resize(holder)
+    follow(module, cuts.attributes)
+    forget(module)
+
+
+def _written_down(name: str) -> bool:
+    """Whether a name is one that tracing gave to a tensor which the forward makes by itself."""
+    leaf = name.rpartition(".")[2]
+    return leaf.startswith(("lifted_tensor", "_tensor_constant", "_lifted_tensor"))
 
 
 def _narrowed(name: str, old: Tensor, axes: Mapping[int, tuple[int, ...]]) -> Tensor:

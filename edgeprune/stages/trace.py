@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
+from edgeprune.attributes import forget
 from edgeprune.errors import ModelError, UnsupportedModel
 from edgeprune.graph import Graph, Node, Ref, copied
 
@@ -75,7 +76,7 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[ExportedProgr
         spec = tuple({0: Dim.AUTO} if x.dim() and x.shape[0] == max(lead, 2) else None for x in widened)
         try:
             with _silence():
-                program = torch.export.export(copied(model), widened, dynamic_shapes=spec, strict=False)
+                program = torch.export.export(_fresh(model), widened, dynamic_shapes=spec, strict=False)
         except Exception as error:  # torch.export raises many kinds; the second try tells
             logger.info("no free batch size: %s", _first_line(error))
         else:
@@ -84,13 +85,20 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[ExportedProgr
                 return program, True
     try:
         with _silence():
-            return torch.export.export(copied(model), inputs, strict=False), False
+            return torch.export.export(_fresh(model), inputs, strict=False), False
     except Exception as error:
         raise UnsupportedModel(
             f"torch.export cannot capture the model: {_first_line(error)}. What cannot be captured "
             "cannot be exported to ONNX either; rewrite control flow that depends on the data "
             "(torch.where, torch.cond) or pass a submodule without it."
         ) from error
+
+
+def _fresh(model: nn.Module) -> nn.Module:
+    """A copy that remembers nothing of earlier runs, so that no value of theirs becomes a constant."""
+    made = copied(model)
+    forget(made)
+    return made
 
 
 def _is_free(size: int | torch.SymInt) -> bool:

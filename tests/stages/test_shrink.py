@@ -10,7 +10,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import NETS, Depthwise, Flattened, Grouped, Residual, Tied, Written, mlp, net, noise, seeded
+from nets import (
+    NETS,
+    Depthwise,
+    Flattened,
+    Grouped,
+    Remembered,
+    Residual,
+    Tied,
+    Written,
+    mlp,
+    net,
+    noise,
+    seeded,
+)
 from plans import coupled, distance, known, masked, muted, plan_of, random_keep
 from torch import Tensor, nn
 
@@ -110,6 +123,63 @@ def test_a_size_in_the_forward_leaves_the_graph_and_says_so(caplog: pytest.LogCa
     wider = noise(5, 1, 6)
     assert distance(outputs(shrunk.module, wider), masked(coupling, plan.keep, wider)) <= 1e-12
     assert shrunk.module.get_parameter("classifier.weight").shape == (4, 18)
+
+
+def test_a_size_kept_as_an_attribute_follows_and_is_remembered(tmp_path: Path) -> None:
+    model, x = seeded(Remembered), noise(2, 1, 6)
+    coupling = coupled(model, x)
+    shrunk = shrink(model, coupling, plan_of({"conv": np.array([0, 1, 6])}), [x])
+    assert shrunk.kind == "module"
+    assert shrunk.module.in_features == 18
+    assert model.in_features == 48
+    shrunk.cuts.save(tmp_path / "plan.json")
+    again = restore(model, coupling, Cuts.load(tmp_path / "plan.json"), shrunk.module.state_dict())
+    assert again.module.in_features == 18
+    assert torch.equal(again.module(x), shrunk.module(x))
+
+
+def test_numbers_of_heads_follow(tmp_path: Path) -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.num_heads = 4
+            self.qkv = nn.Linear(8, 24)
+            self.proj = nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.qkv(x).reshape(x.shape[0], 5, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+            heard = (q @ k.transpose(-2, -1)).softmax(-1) @ v
+            return self.proj(heard.transpose(1, 2).reshape(x.shape[0], 5, -1))
+
+    model, x = seeded(Heads), noise(2, 5, 8)
+    coupling = coupled(model, x)
+    (group,) = coupling.groups
+    assert group.size == 4
+    shrunk = shrink(model, coupling, plan_of({group.name: np.array([0, 3])}), [x])
+    assert (shrunk.kind, shrunk.module.num_heads) == ("module", 2)
+    wider = noise(5, 5, 8)
+    assert distance(shrunk.module(wider), masked(coupling, {group.name: np.array([0, 3])}, wider)) <= 1e-12
+
+
+def test_a_cache_of_earlier_runs_is_emptied() -> None:
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cache: dict[str, Tensor] = {}
+            self.table = nn.Parameter(torch.arange(12.0).reshape(6, 2))
+            self.a = nn.Linear(3, 6)
+            self.b = nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if "bias" not in self.cache:
+                self.cache["bias"] = self.table[:, 0]
+            return self.b(torch.relu(self.a(x)) + self.cache["bias"])
+
+    model, x = seeded(Keeps), noise(2, 3)
+    coupling = coupled(model, x)
+    shrunk = shrink(model, coupling, plan_of({coupling.groups[0].name: np.array([1, 4])}), [x])
+    assert shrunk.kind == "module"
+    assert shrunk.module.table.shape == (2, 2)
 
 
 def test_a_forward_that_runs_narrowed_but_computes_something_else_is_not_used() -> None:
