@@ -91,7 +91,7 @@ def load(factory: Callable[[], nn.Module], run_dir: str | Path) -> nn.Module:
         return module
     record = Run.load(folder)
     loaded = Loaded(module, "", "", "", _examples(record))
-    coupling = couple(trace(module, loaded.inputs or ()), cuts.exclude)
+    coupling = couple(trace(module, loaded.inputs or ()), cuts.exclude, allow_norm_axes=cuts.norm_axes)
     return restore(module, coupling, cuts, weights).module
 
 

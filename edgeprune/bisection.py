@@ -19,7 +19,7 @@ from edgeprune.graph import copied
 from edgeprune.learning import trained_again
 from edgeprune.models import Loaded
 from edgeprune.plan import Cuts
-from edgeprune.planning import planned
+from edgeprune.planning import coupled, planned
 from edgeprune.preparation import Line, prepare
 from edgeprune.profiles import Target
 from edgeprune.progress import Progress, silent
@@ -35,10 +35,8 @@ from edgeprune.stages.bisect import (
     with_intermediate_outputs,
     without_weights,
 )
-from edgeprune.stages.couple import couple
 from edgeprune.stages.parity import compare, torch_outputs
 from edgeprune.stages.shrink import restore, shrink
-from edgeprune.stages.trace import trace
 from edgeprune.steps import as_traced, read_weights
 
 SAMPLES = 256
@@ -107,7 +105,7 @@ def _groups(
         saved: the run's own weights, with which its whole plan is judged; None to leave out what was
             trained after pruning.
     """
-    coupling = couple(trace(line.loaded.module, line.inputs), line.settings.exclude)
+    coupling = coupled(line, progress)
     sizes = {group.name: group.size for group in coupling.groups}
     unknown = [name for name in cuts.keep if name not in sizes]
     if unknown:
@@ -145,7 +143,7 @@ def _nodes(
     model = folder / record.artifacts["pruned"].path if "pruned" in record.artifacts else None
     if model is None or not model.is_file():
         return {target.name: "the run has no pruned ONNX file" for target in line.targets}
-    coupling = couple(trace(line.loaded.module, line.inputs), line.settings.exclude)
+    coupling = coupled(line, progress)
     weights = read_weights(folder / "pruned.safetensors")
     module = restore(line.loaded.module, coupling, Cuts.load(folder / "plan.json"), weights).module
     samples = tuple(x[: line.batch] for x in line.holdout)

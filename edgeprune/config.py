@@ -60,6 +60,9 @@ class Settings:
         loss: of the fine-tuning: `match`, `distil`, `cross-entropy`, `mixed`, or `module:function`.
         augment: `module:function` of (*inputs, generator) that varies each batch trained on.
         exclude: layers whose channels stay.
+        allow_norm_axes: let channels go that a layer norm or its like normalises over; what is left is then
+            normalised anew, and such groups are marked approximate.
+        couple_limit_s: seconds that finding the groups may take; no limit when not given.
         multiple: channels and units come in multiples of this; the target's when not given.
         recalibrate: re-estimate batch-norm statistics (methods that do not refit).
         samples: most calibration samples to fit with.
@@ -106,6 +109,8 @@ class Settings:
     loss: str = "match"
     augment: str | None = None
     exclude: tuple[str, ...] = ()
+    allow_norm_axes: bool = False
+    couple_limit_s: float | None = None
     multiple: int | None = None
     recalibrate: bool = False
     samples: int = 4096
@@ -168,6 +173,8 @@ class Settings:
             )
         if not self.budget_s > 0 or self.balls < 1 or (self.robust is not None and not self.robust > 0):
             raise ValueError("budget_s and robust must be positive, and balls at least 1")
+        if self.couple_limit_s is not None and not self.couple_limit_s > 0:
+            raise ValueError(f"couple_limit_s must be positive, not {self.couple_limit_s:g}")
         if not self.simplify_limit_s > 0:
             raise ValueError(f"simplify_limit_s must be positive, not {self.simplify_limit_s:g}")
         if self.seed < 0:

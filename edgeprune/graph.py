@@ -243,13 +243,18 @@ class PinnedGroup:
 
 @dataclass(frozen=True, slots=True)
 class Coupling:
-    """A graph with its groups: all that later stages need to know about structure."""
+    """A graph with its groups: all that later stages need to know about structure.
+
+    Attributes:
+        norm_axes: whether channels that are normalised over were allowed to go.
+    """
 
     graph: Graph
     labels: Labels
     axes: Mapping[str, Axes | tuple[Axes | None, ...] | None]
     groups: tuple[Group, ...]
     pinned: tuple[PinnedGroup, ...]
+    norm_axes: bool = False
 
     def alive(self, keep: Mapping[str, Ints]) -> Alive:
         """What is left when each named group keeps only these units (others stay whole)."""

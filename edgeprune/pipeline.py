@@ -20,15 +20,14 @@ from edgeprune.masked import masked_step
 from edgeprune.masked import measured as measured_again
 from edgeprune.measures import keep_reference, measure
 from edgeprune.models import Loaded
+from edgeprune.planning import coupled
 from edgeprune.preparation import Line, digest_of, empty_run, prepare
 from edgeprune.progress import Progress, silent
 from edgeprune.provenance import write_digests
 from edgeprune.records import Run
 from edgeprune.report.html import render
-from edgeprune.stages.couple import couple
 from edgeprune.stages.gate import gate
 from edgeprune.stages.parity import torch_outputs
-from edgeprune.stages.trace import trace
 from edgeprune.steps import certify_step, export_step, roundoff_step, shrink_step, validate_step
 
 
@@ -53,7 +52,7 @@ def run(
         EdgepruneError: see `edgeprune.errors`; what was finished stays for the next try.
     """
     line, about = prepare(loaded, resolved.settings), environment.describe(resolved.settings.seed)
-    coupling = _coupled(line, progress)
+    coupling = coupled(line, progress)
     key = digest_of(line, resolved, about)
     with claim(output, empty_run(line, resolved, about), key, overwrite=overwrite) as folder:
         return _walk(line, coupling, folder, until, progress)
@@ -71,7 +70,7 @@ def again(
     before = {item.name: item.value for item in Run.load(output).settings}
     line = prepare(loaded, resolved.settings, noise=_as_given(before.get("domain")))
     about = environment.describe(resolved.settings.seed)
-    coupling = _coupled(line, progress)
+    coupling = coupled(line, progress)
     with claim(output, empty_run(line, resolved, about), None) as folder:
         if folder.run.model.weights_sha256 != loaded.weights_sha256:
             raise ModelError(
@@ -85,12 +84,6 @@ def again(
 
 def _as_given(domain: object) -> str | tuple[float, ...] | None:
     return tuple(domain) if isinstance(domain, list | tuple) else None if domain is None else str(domain)
-
-
-def _coupled(line: Line, progress: Progress) -> Coupling:
-    for _ in progress(range(1), "tracing the model", 1):
-        coupling = couple(trace(line.loaded.module, line.inputs), line.settings.exclude)
-    return coupling
 
 
 def _walk(line: Line, coupling: Coupling, folder: RunFolder, until: str, progress: Progress) -> Run:

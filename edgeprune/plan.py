@@ -128,6 +128,7 @@ class Cuts:
         errors: group → the method's expected relative squared error, where it states one.
         sampling: group → how its units were drawn, for methods that sample by sensitivity.
         attributes: module → the new values of attributes that had to follow the weights' sizes.
+        norm_axes: whether channels that are normalised over were allowed to go.
     """
 
     weights: Mapping[str, Mapping[int, tuple[int, ...]]]
@@ -137,6 +138,7 @@ class Cuts:
     errors: Mapping[str, float] = field(default_factory=dict)
     sampling: Mapping[str, Sampling] = field(default_factory=dict)
     attributes: Attributes = field(default_factory=dict)
+    norm_axes: bool = False
 
     @staticmethod
     def of(coupling: Coupling, plan: Plan, shrunk: str, exclude: tuple[str, ...]) -> Cuts:
@@ -157,6 +159,7 @@ class Cuts:
             exclude,
             {name: s.error for name, s in chosen if s.error is not None},
             {name: s.sampling for name, s in chosen if s.sampling is not None},
+            norm_axes=coupling.norm_axes,
         )
 
     def save(self, path: Path) -> None:
@@ -172,6 +175,7 @@ class Cuts:
             "keep": {name: list(keep) for name, keep in self.keep.items()},
             "errors": dict(self.errors),
             "sampling": {name: one.to_json() for name, one in self.sampling.items()},
+            "norm_axes": self.norm_axes,
             "attributes": {name: dict(values) for name, values in self.attributes.items()},
             "weights": {
                 name: {str(axis): list(index) for axis, index in axes.items()}
@@ -205,6 +209,7 @@ class Cuts:
                 {name: float(error) for name, error in content["errors"].items()},
                 {name: Sampling.from_json(one) for name, one in content.get("sampling", {}).items()},
                 {name: dict(values) for name, values in content.get("attributes", {}).items()},
+                bool(content.get("norm_axes", False)),
             )
         except FileNotFoundError:
             raise UsageError(

@@ -19,8 +19,24 @@ from edgeprune.profiles import Target
 from edgeprune.progress import Progress
 from edgeprune.stages.allocate import allocate
 from edgeprune.stages.choose import Manner, choose
+from edgeprune.stages.couple import couple
 from edgeprune.stages.distribute import Curve, curves, distribute
 from edgeprune.stages.radii import radii
+from edgeprune.stages.trace import trace
+
+
+def coupled(line: Line, progress: Progress) -> Coupling:
+    """Trace the model, once, and find its groups."""
+    for _ in progress(range(1), "tracing the model", 1):
+        graph = trace(line.loaded.module, line.inputs)
+    settings = line.settings
+    return couple(
+        graph,
+        settings.exclude,
+        allow_norm_axes=settings.allow_norm_axes,
+        limit_s=settings.couple_limit_s,
+        progress=progress,
+    )
 
 
 def allotted(line: Line, coupling: Coupling, progress: Progress) -> dict[str, int]:

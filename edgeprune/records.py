@@ -121,6 +121,8 @@ class GroupRecord:
             hear, None where the method states none.
         reason_if_pinned: why the group was left alone.
         keep: indices of the units that stay, ascending.
+        approximate: where losing a unit changes what is normalised, so that the shrunk net is not quite the
+            masked one; '' where it is.
     """
 
     name: str
@@ -130,6 +132,7 @@ class GroupRecord:
     error: float | None = None
     reason_if_pinned: str | None = None
     keep: tuple[int, ...] = ()
+    approximate: str = ""
 
 
 @dataclass(frozen=True, slots=True)

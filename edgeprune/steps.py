@@ -138,7 +138,8 @@ def _plan_record(coupling: Coupling, shrunk: Shrunk, method: str, before: Cost, 
         kept = tuple(range(group.size)) if keep is None else keep
         places = tuple(f"{p.weight}[{p.axis}]" for p in group.places)
         error = shrunk.cuts.errors.get(group.name)
-        groups.append(GroupRecord(group.name, places, group.size, len(kept), error, keep=kept))
+        near = group.approximate
+        groups.append(GroupRecord(group.name, places, group.size, len(kept), error, None, kept, near))
     for pinned in coupling.pinned:
         places = tuple(f"{weight}[{axis}]" for weight, axis in pinned.places)
         groups.append(

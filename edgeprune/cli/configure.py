@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from edgeprune.cli import options
+from edgeprune.cli.console import Bars
 from edgeprune.errors import ConfigError, EdgepruneError, UsageError
 from edgeprune.files import write_text
 
@@ -132,16 +133,15 @@ def init(model: str | None, output: Path, force: bool, **values: Any) -> int:
     if output.exists() and not force:
         raise UsageError(f"{output}: is there already; give --force to replace it, or -o to write elsewhere.")
     from edgeprune.cli.model import loaded_and_resolved
+    from edgeprune.planning import coupled
     from edgeprune.preparation import prepare
-    from edgeprune.stages.couple import couple
     from edgeprune.stages.inspect import survey
-    from edgeprune.stages.trace import trace
     from edgeprune.starter import starter
 
     from_file = values.get("config")
     loaded, resolved = loaded_and_resolved(model, values) if from_file else _alone(model, values)
     line = prepare(loaded, resolved.settings)
-    found = survey(couple(trace(loaded.module, line.inputs), resolved.settings.exclude))
+    found = survey(coupled(line, Bars()))
     write_text(output, starter(resolved.settings, loaded.name, line.inputs, found))
     click.echo(f"{output}: {len(found.groups)} groups can be pruned, {len(found.pinned)} are pinned")
     click.echo(

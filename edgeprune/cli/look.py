@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeprune.cli import options
-from edgeprune.cli.console import show
+from edgeprune.cli.console import Bars, show
 from edgeprune.errors import EdgepruneError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def table(*columns: tuple[str, bool]) -> Table:
 @options.model_argument
 @options.model_options
 @options.samples_option
-@click.option("--exclude", multiple=True, metavar="LAYER", help="A layer whose channels stay; repeatable.")
+@options.couple_options
 @options.json_option
 def inspect(model: str | None, as_json: bool, **values: Any) -> int:
     r"""List the MODEL's groups of channels, what is pinned and why, and the cost of each layer.
@@ -39,14 +39,13 @@ def inspect(model: str | None, as_json: bool, **values: Any) -> int:
       edgeprune inspect model.py:build --input 1x3x224x224
     """
     from edgeprune.cli.model import loaded_and_resolved
+    from edgeprune.planning import coupled
     from edgeprune.preparation import prepare
-    from edgeprune.stages.couple import couple
     from edgeprune.stages.inspect import survey
-    from edgeprune.stages.trace import trace
 
     loaded, resolved = loaded_and_resolved(model, values)
     line = prepare(loaded, resolved.settings)
-    found = survey(couple(trace(loaded.module, line.inputs), resolved.settings.exclude))
+    found = survey(coupled(line, Bars()))
     if as_json:
         import json
 
@@ -59,7 +58,7 @@ def inspect(model: str | None, as_json: bool, **values: Any) -> int:
     )
     for group in found.groups:
         groups.add_row(
-            group.name,
+            group.name + (" (approximate)" if group.approximate else ""),
             str(group.units),
             f"{group.params:,}",
             ", ".join(group.made_by),
@@ -77,6 +76,8 @@ def inspect(model: str | None, as_json: bool, **values: Any) -> int:
         f"\n{loaded.name}: {found.params:,} parameters, {found.macs:,} MACs a sample; "
         f"{share:.1%} of the parameters carry prunable units"
     )
+    for reason in found.reasons:
+        click.echo(f"  {reason.params / max(found.params, 1):6.1%} carry none: {reason.reason}")
     for note in loaded.notes:
         click.echo(f"{click.style('note:', fg='cyan')} {note}")
     return 0

@@ -17,6 +17,7 @@ __all__ = [
     "CommandT",
     "bound_option",
     "certify_options",
+    "couple_options",
     "domain_option",
     "export_options",
     "given",
@@ -60,6 +61,24 @@ model_options = together(
         type=click.Path(path_type=Path),
         metavar="FILE",
         help="Settings; default: edgeprune.toml, or pyproject.toml [tool.edgeprune].",
+    ),
+)
+
+
+couple_options = together(
+    click.option(
+        "--exclude", multiple=True, metavar="LAYER", help="A layer whose channels stay; repeatable."
+    ),
+    click.option(
+        "--allow-norm-axes/--no-allow-norm-axes",
+        default=None,
+        help="Let channels go that a layer norm normalises over; then only approximate [default: off].",
+    ),
+    click.option(
+        "--couple-limit-s",
+        type=float,
+        metavar="S",
+        help="Seconds that finding the groups may take [default: no limit].",
     ),
 )
 
@@ -163,9 +182,7 @@ prune_options = together(
         metavar="NAME",
         help="module:function of (*inputs, generator) that varies each batch of a training at random.",
     ),
-    click.option(
-        "--exclude", multiple=True, metavar="LAYER", help="A layer whose channels stay; repeatable."
-    ),
+    couple_options,
     click.option(
         "--multiple",
         type=int,

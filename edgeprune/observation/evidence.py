@@ -50,14 +50,14 @@ def gather(
     """All that a coreset method may see of a group.
 
     Args:
-        hears: whether the readers are looked at; without them it is much faster.
+        hears: whether the readers are looked at; without them it is much faster, and the rows are as stored.
         shares: also what part each unit has of its readers' sums, over the samples.
         gradients: also the mean squared first-order change of the loss without each unit.
     """
     graph, samples = scene.graph, None if scene.knowledge is None else scene.knowledge.samples
     plain = [reader for reader in group.readers if reader.weight is not None and hears]
     makers = [graph.nodes[name] for name in group.producers]
-    rows = tuple(_rows(graph, group, maker, scene.weights) for maker in makers)
+    rows = tuple(_rows(graph, group, maker, scene.weights, folded=hears) for maker in makers)
     ways = [way(graph, group, reader) for reader in plain]
     heard = [_applied(maker.name, ways) for maker in makers]
     laws = _moments(scene, group, plain, ways)
@@ -75,7 +75,7 @@ def gather(
         gradients_of(graph, group, plain, scene.weights, samples, fixed, scene.labels)
         if gradients and samples is not None
         else None,
-        raw=tuple(_rows(graph, group, maker, scene.weights, folded=False) for maker in makers),
+        raw=tuple(_rows(graph, group, maker, scene.weights, folded=False) for maker in makers if hears),
         responses=tuple(function for _, function in heard),
     )
 

@@ -83,7 +83,7 @@ def pruned_groups(run: Run) -> Table | None:
 
 def _group(group: GroupRecord) -> tuple[str, ...]:
     return (
-        clean(group.name),
+        clean(group.name) + (" (approximate)" if group.approximate else ""),
         _axes(group),
         count(group.before),
         count(group.after),

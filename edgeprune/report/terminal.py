@@ -68,7 +68,7 @@ def _widths(groups: tuple[GroupRecord, ...]) -> RenderableType | None:
     by_loss = sorted(range(len(free)), key=lambda i: free[i].after - free[i].before)[:MOST_GROUPS]
     for group in (free[i] for i in sorted(by_loss)):
         table.add_row(
-            Text(wording.middle(wording.clean(group.name), 40)),
+            Text(wording.middle(wording.clean(group.name), 40) + (" ≈" if group.approximate else "")),
             wording.count(group.before),
             Text(wording.count(group.after), style="bold"),
             _bar(group),

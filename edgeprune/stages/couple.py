@@ -12,7 +12,20 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from edgeprune.errors import UnsupportedModel, UsageError
-from edgeprune.graph import Contact, Coupling, Flow, Graph, Group, Ints, Node, PinnedGroup, Place, Reader, Ref
+from edgeprune.graph import (
+    Axes,
+    Contact,
+    Coupling,
+    Flow,
+    Graph,
+    Group,
+    Ints,
+    Node,
+    PinnedGroup,
+    Place,
+    Reader,
+    Ref,
+)
 from edgeprune.ops import operation_for
 from edgeprune.progress import Progress, silent
 from edgeprune.registry import suggestion
@@ -68,7 +81,7 @@ def couple(
             found.append((unique, roots, makers))
     groups = _groups(flow, found, group_of, unit_of)
     _warn_unnamed(groups)
-    return Coupling(graph, flow.labels, flow.axes, tuple(groups), tuple(pinned))
+    return Coupling(graph, flow.labels, flow.axes, tuple(groups), tuple(pinned), allow_norm_axes)
 
 
 def _best_flow(
@@ -102,7 +115,7 @@ def _best_flow(
 def _visit(node: Node, flow: Flow) -> None:
     """Give the node's result its labels; pin whatever reaches an operation without a rule."""
     if node.operation == "input":
-        flow.axes[node.name] = None if node.shape is None else flow.fixed(node.shape)
+        flow.axes[node.name] = None if node.shape is None else _given(node, flow)
     elif node.operation == "weight":
         flow.axes[node.name] = flow.weight(node)
     elif node.operation == "output":
@@ -126,6 +139,14 @@ def _visit(node: Node, flow: Flow) -> None:
                 if node.shape is not None
                 else tuple(flow.fixed(shape) for shape in node.shapes)
             )
+
+
+def _given(node: Node, flow: Flow) -> Axes:
+    """The axes of an input: whoever calls the model decides on them."""
+    assert node.shape is not None
+    axes = tuple(flow.labels.fresh(size) for size in node.shape)
+    flow.pin(axes, f"tied to the model's input {node.target}")
+    return axes
 
 
 def _pin(flow: Flow, name: str, reason: str) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from edgeprune.graph import Coupling, Group
 from edgeprune.ops import operation_for
@@ -10,13 +14,19 @@ from edgeprune.ops import operation_for
 
 @dataclass(frozen=True, slots=True)
 class GroupFound:
-    """A group that can be pruned. `params` counts the entries of weights that carry its units."""
+    """A group that can be pruned.
+
+    Attributes:
+        params: entries of weights that carry its units.
+        approximate: where losing a unit changes what is normalised; '' where pruning is exact.
+    """
 
     name: str
     units: int
     params: int
     made_by: tuple[str, ...]
     read_by: tuple[str, ...]
+    approximate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +36,18 @@ class PinnedFound:
     name: str
     units: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReasonFound:
+    """A reason, and how many parameters no plan can touch for it.
+
+    A parameter that can lose something along one of its axes is not counted; one that cannot is counted
+    once, under the reason of its largest axis.
+    """
+
+    reason: str
+    params: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +62,12 @@ class LayerFound:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The whole model. `prunable_params` counts entries of weights that carry any prunable unit."""
+    """The whole model.
+
+    Attributes:
+        prunable_params: entries of weights that carry any prunable unit.
+        reasons: why the others carry none, the largest first.
+    """
 
     groups: tuple[GroupFound, ...]
     pinned: tuple[PinnedFound, ...]
@@ -48,6 +75,7 @@ class Survey:
     params: int
     macs: int
     prunable_params: int
+    reasons: tuple[ReasonFound, ...] = ()
 
 
 def survey(coupling: Coupling) -> Survey:
@@ -59,12 +87,48 @@ def survey(coupling: Coupling) -> Survey:
     layers = _layers(coupling, sizes)
     return Survey(
         groups=tuple(_group(coupling, group, sizes) for group in coupling.groups),
-        pinned=tuple(PinnedFound(p.name, p.size, p.reason) for p in coupling.pinned),
+        pinned=(
+            *(PinnedFound(p.name, p.size, p.reason) for p in coupling.pinned),
+            *_unknown(coupling, {p.name for p in coupling.pinned}),
+        ),
         layers=layers,
         params=sum(sizes.values()),
         macs=sum(layer.macs for layer in layers),
         prunable_params=sum(size for name, size in sizes.items() if name in carried),
+        reasons=_reasons(coupling, {name: size for name, size in sizes.items() if name not in carried}),
     )
+
+
+def _unknown(coupling: Coupling, listed: set[str]) -> Iterator[PinnedFound]:
+    """Layers whose operation has no rule: what they make is left alone, whole."""
+    for node in coupling.graph.nodes.values():
+        own = [coupling.graph.nodes[s] for s in node.sources()]
+        weights = [n.target for n in own if n.operation == "weight"]
+        known = node.operation in ("input", "weight", "output") or operation_for(node.operation) is not None
+        if known or not weights or node.shape is None:
+            continue
+        name = weights[0].removesuffix(".weight")
+        if name not in listed:
+            listed.add(name)
+            units = node.shape[1] if len(node.shape) > 1 else 1
+            yield PinnedFound(name, units, f"made by {node.where}, and there is no rule for {node.target}")
+
+
+def _reasons(coupling: Coupling, sizes: dict[str, int]) -> tuple[ReasonFound, ...]:
+    """Why these weights cannot lose anything."""
+    found: Counter[str] = Counter()
+    labels = coupling.labels
+    for node in coupling.graph.nodes.values():
+        if node.operation != "weight" or node.target not in sizes:
+            continue
+        axes = [axis for axis in coupling.axes[node.name] or () if isinstance(axis, np.ndarray) and len(axis)]
+        pinned = [(len(axis), axis[labels.pinned(axis)]) for axis in axes]
+        known = [(size, labels.reason(int(index[0]))) for size, index in pinned if len(index)]
+        reason = max(known)[1] if known else "a single number, or its units were made by no layer"
+        found[reason] += sizes.pop(node.target)
+    for size in sizes.values():
+        found["not used by the model"] += size
+    return tuple(ReasonFound(reason, params) for reason, params in found.most_common())
 
 
 def _group(coupling: Coupling, group: Group, sizes: dict[str, int]) -> GroupFound:
@@ -80,6 +144,7 @@ def _group(coupling: Coupling, group: Group, sizes: dict[str, int]) -> GroupFoun
         held,
         tuple(graph.nodes[name].scope or name for name in group.producers),
         tuple(dict.fromkeys(graph.nodes[r.node].scope or r.node for r in group.readers)),
+        group.approximate,
     )
 
 
@@ -103,4 +168,4 @@ def _layers(coupling: Coupling, sizes: dict[str, int]) -> tuple[LayerFound, ...]
     return tuple(found)
 
 
-__all__ = ["GroupFound", "LayerFound", "PinnedFound", "Survey", "survey"]
+__all__ = ["GroupFound", "LayerFound", "PinnedFound", "ReasonFound", "Survey", "survey"]
