@@ -186,7 +186,7 @@ def build(family: str, name: str) -> tuple[Any, tuple[Any, ...]]:
     import torch
     from zoo_models import real_cases, timm_case, torchvision_cases, transformers_cases
 
-    from edgeprune.stages.trace import positional
+    from edgeprune.calling import positional
 
     torch.manual_seed(0)
     if family == "timm":

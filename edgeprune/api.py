@@ -12,10 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from edgeprune.calling import positional
 from edgeprune.config import resolve
 from edgeprune.errors import ModelError, UsageError
 from edgeprune.graph import copied
-from edgeprune.models import DTYPES, Loaded, from_module
+from edgeprune.models import DTYPES, from_module
 from edgeprune.pipeline import run
 from edgeprune.plan import Cuts
 from edgeprune.progress import Progress, silent
@@ -90,8 +91,14 @@ def load(factory: Callable[[], nn.Module], run_dir: str | Path) -> nn.Module:
         _fill(module, weights)
         return module
     record = Run.load(folder)
-    loaded = Loaded(module, "", "", "", _examples(record))
-    coupling = couple(trace(module, loaded.inputs or ()), cuts.exclude, allow_norm_axes=cuts.norm_axes)
+    inputs = _examples(record)
+    try:
+        graph = trace(module, inputs)
+    except ModelError:  # a model that is called by keywords
+        names = [item.name for item in record.model.inputs]
+        module, inputs = positional(module, (), dict(zip(names, inputs, strict=True)))
+        graph = trace(module, inputs)
+    coupling = couple(graph, cuts.exclude, allow_norm_axes=cuts.norm_axes)
     return restore(module, coupling, cuts, weights).module
 
 

@@ -14,7 +14,7 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgeprune.calling import positional
 from edgeprune.errors import ModelError
 from edgeprune.registry import suggestion
 
@@ -75,7 +76,7 @@ def load_model(spec: str, weights: str | None = None, *, trust_pickle: bool = Fa
         module, inputs, name = _load_program(Path(spec), trust_pickle), None, Path(spec).stem
     else:
         home, factory = _find_factory(spec)
-        module, inputs = _build(factory, spec), _inputs_beside(home, spec)
+        module, inputs = _called(_build(factory, spec), _inputs_beside(home, spec), spec)
         name = (
             spec.rpartition(":")[2] if type(module).__module__.startswith("torch.") else type(module).__name__
         )
@@ -177,19 +178,38 @@ def _build(factory: Callable[[], Any], spec: str) -> nn.Module:
     return module
 
 
-def _inputs_beside(home: ModuleType, spec: str) -> tuple[Tensor, ...] | None:
-    """What `example_inputs()` beside the factory returns, if there is one."""
+def _inputs_beside(home: ModuleType, spec: str) -> Any:
+    """What `example_inputs()` beside the factory returns, None if there is none."""
     make = getattr(home, "example_inputs", None)
     if make is None:
         return None
     try:
-        made = make()
+        return make()
     except Exception as error:
         raise ModelError(f"{spec}: its example_inputs() raised {type(error).__name__}: {error}") from error
-    inputs = tuple(made) if isinstance(made, tuple | list) else (made,)
-    if not inputs or not all(isinstance(x, Tensor) for x in inputs):
-        raise ModelError(f"{spec}: its example_inputs() must return a tensor or a tuple of tensors.")
-    return inputs
+
+
+def _called(module: nn.Module, given: Any, spec: str) -> tuple[nn.Module, tuple[Tensor, ...] | None]:
+    """The module as it is called with tensors alone, and those tensors.
+
+    Raises:
+        ModelError: the inputs hold no tensor.
+    """
+    if given is None:
+        return module, None
+    if isinstance(given, Mapping):  # also the dictionary-like batches of tokenizers
+        args, kwargs = (), {str(key): value for key, value in given.items()}
+    else:
+        args, kwargs = tuple(given) if isinstance(given, tuple | list) else (given,), {}
+    if args and all(isinstance(x, Tensor) for x in args):
+        return module, args
+    bound, inputs = positional(module, args, kwargs)
+    if not inputs:
+        raise ModelError(
+            f"{spec}: its example_inputs() must return a tensor or a tuple of tensors, or arguments or a "
+            "dictionary of keywords with tensors among them."
+        )
+    return bound, inputs
 
 
 def _load_program(path: Path, trust_pickle: bool) -> nn.Module:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgeprune.calling import input_names
 from edgeprune.config import Resolved, Settings
 from edgeprune.declarations import declared
 from edgeprune.domain_spec import DomainSpec
@@ -252,11 +253,12 @@ def _holdout(
 def empty_run(line: Line, resolved: Resolved, about: Environment) -> Run:
     """The record that a run begins with."""
     outputs = _outputs(line)
+    names = input_names(line.loaded.module, len(line.inputs))
     model = ModelRecord(
         name=line.loaded.name,
         factory=line.loaded.factory,
         weights_sha256=line.loaded.weights_sha256,
-        inputs=tuple(_tensor(f"input{k}", x) for k, x in enumerate(line.inputs)),
+        inputs=tuple(_tensor(name, x) for name, x in zip(names, line.inputs, strict=True)),
         outputs=tuple(_tensor(f"output{k}", y) for k, y in enumerate(outputs)),
         notes=line.loaded.notes,
     )

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import inspect
 import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
-from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
 from edgeprune.attributes import forget
 from edgeprune.errors import ModelError, UnsupportedModel
@@ -312,43 +308,3 @@ def _scope(node: fx.Node) -> str:
         return ""
     path = next(reversed(stack.values()))[0]
     return str(path)
-
-
-def positional(
-    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """The same model, but called with its tensors alone, one after the other.
-
-    For models that take keywords, dictionaries, nested tuples or numbers: what is no tensor is
-    remembered. Weights and submodules are shared with `model` and keep their names.
-
-    Returns:
-        The module, and the tensors to call it with.
-    """
-    pairs, spec = tree_flatten_with_path((tuple(args), dict(kwargs)))
-    leaves = [leaf for _, leaf in pairs]
-    places = [k for k, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-    remembered = [None if k in places else leaf for k, leaf in enumerate(leaves)]
-
-    def forward(self: nn.Module, *tensors: Tensor) -> Any:
-        given = list(remembered)
-        for k, tensor in zip(places, tensors, strict=True):
-            given[k] = tensor
-        positions, keywords = tree_unflatten(given, spec)
-        return type(self).forward(self, *positions, **keywords)
-
-    names = [_input_name(pairs[k][0], k) for k in places]
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [inspect.Parameter(name, kind) for name in ("self", *names)]
-    )
-    bound = copy.copy(model)
-    bound.forward = MethodType(forward, bound)
-    return bound, tuple(leaves[k] for k in places)
-
-
-def _input_name(path: Sequence[Any], index: int) -> str:
-    """`input_ids` for a keyword, `input_0` for what has no name."""
-    words = [str(getattr(key, "key", getattr(key, "idx", index))) for key in path[1:]]
-    name = "_".join(words)
-    return name if name.isidentifier() else f"input_{name if name.isalnum() else index}"

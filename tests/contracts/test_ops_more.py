@@ -16,13 +16,14 @@ from plans import coupled, distance, masked, narrowed, plan_of, random_keep
 from torch import Tensor, nn
 
 from edgeprune import ops, registry
+from edgeprune.calling import positional
 from edgeprune.errors import UnsupportedModel
 from edgeprune.graph import Alive, Axes, Coupling, Flow, Node, flatten_outputs
 from edgeprune.ops.operation import Operation
 from edgeprune.ops.pointwise import meet
 from edgeprune.stages.couple import couple
 from edgeprune.stages.shrink import shrink
-from edgeprune.stages.trace import positional, trace
+from edgeprune.stages.trace import trace
 
 TOLERANCE = 1e-9
 
