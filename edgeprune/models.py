@@ -197,10 +197,12 @@ def _called(module: nn.Module, given: Any, spec: str) -> tuple[nn.Module, tuple[
     """
     if given is None:
         return module, None
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
     if isinstance(given, Mapping):  # also the dictionary-like batches of tokenizers
-        args, kwargs = (), {str(key): value for key, value in given.items()}
+        kwargs = {str(key): value for key, value in given.items()}
     else:
-        args, kwargs = tuple(given) if isinstance(given, tuple | list) else (given,), {}
+        args = tuple(given) if isinstance(given, tuple | list) else (given,)
     if args and all(isinstance(x, Tensor) for x in args):
         return module, args
     bound, inputs = positional(module, args, kwargs)
