@@ -46,15 +46,13 @@ def plan(model: str | None, epsilon: float | None, delta: float, as_json: bool, 
     """
     from edgeprune.cli.model import loaded_and_resolved
     from edgeprune.foresight import foreseen, sample_sizes
-    from edgeprune.planning import allotted, planned
+    from edgeprune.planning import allotted, coupled, planned
     from edgeprune.preparation import prepare
-    from edgeprune.stages.couple import couple
     from edgeprune.stages.radii import radii
-    from edgeprune.stages.trace import trace
 
     loaded, resolved = loaded_and_resolved(model, values)
     line = prepare(loaded, resolved.settings)
-    coupling = couple(trace(loaded.module, line.inputs), resolved.settings.exclude)
+    coupling = coupled(line, Bars())
     if epsilon is not None:
         sizes = sample_sizes(coupling, radii(coupling, line.everywhere, line.inputs), epsilon, delta)
         _told_sizes(sizes, epsilon, delta, as_json)

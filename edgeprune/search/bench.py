@@ -24,17 +24,15 @@ from edgeprune.graph import Coupling
 from edgeprune.models import Loaded, load_model
 from edgeprune.observation.knowledge import know
 from edgeprune.plan import Cuts, Shrunk
-from edgeprune.planning import planned
+from edgeprune.planning import coupled, planned
 from edgeprune.preparation import Line, empty_run, prepare
 from edgeprune.progress import Progress, silent
 from edgeprune.records import to_json
 from edgeprune.samples import Array
 from edgeprune.stages.certify import Search, certify
-from edgeprune.stages.couple import couple
 from edgeprune.stages.distribute import Curve, curves
 from edgeprune.stages.parity import torch_outputs
 from edgeprune.stages.shrink import restore, shrink
-from edgeprune.stages.trace import trace
 from edgeprune.stages.validate import measure_drift
 from edgeprune.steps import as_traced, export_step, read_weights
 
@@ -60,8 +58,7 @@ class Bench:
         """
         found = loaded or load_model(settings.model, settings.weights, trust_pickle=settings.trust_pickle)
         line = prepare(found, settings)
-        for _ in progress(range(1), "tracing the model", 1):
-            coupling = couple(trace(found.module, line.inputs), settings.exclude)
+        coupling = coupled(line, progress)
         if not coupling.groups:
             raise UnsupportedModel(
                 f"{found.name}: has no group of channels that could be narrowed, so there is nothing to "
