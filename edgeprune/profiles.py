@@ -69,12 +69,39 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
+class Stated:
+    """`[learned]` of a calibration set that `edgeprune calibrate` made: what its weights were learned for.
+
+    Attributes:
+        loss: whose weighted mean over the set stands for its mean over the whole one.
+        queries: for which queries (parameters, nets), in words.
+        size: samples of the whole set.
+        fresh: queries that nothing was learned on, on which the rest was measured.
+        confidence: of the two bounds.
+        mean: mean relative error.
+        bound: on its mean over all queries (errors above 1 count as 1).
+        quantile: what the error of one more query exceeds with probability 1 − confidence at most; None where
+            there were too few queries to say.
+    """
+
+    loss: str
+    queries: str
+    size: int
+    fresh: int
+    confidence: float
+    mean: float
+    bound: float
+    quantile: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """A calibration set: where its samples lie and the domain they come from.
 
     Attributes:
         file: the `.npz` or `.npy` file with the samples.
         domain: the inputs that a certificate speaks about; None when nothing was said.
+        learned: what the samples' weights were learned for; None for a set that was not learned.
     """
 
     name: str
@@ -84,6 +111,7 @@ class Calibration:
     source: str = ""
     licence: str = ""
     domain: DomainSpec | None = None
+    learned: Stated | None = None
 
     def load(self) -> CalibrationData:
         """Read and check the samples.
@@ -107,6 +135,7 @@ class _CalibrationFile:
     source: str = ""
     licence: str = ""
     domain: DomainSpec | None = None
+    learned: Stated | None = None
 
 
 def find_target(name_or_path: str | Path) -> Target:
@@ -157,6 +186,7 @@ def find_calibration(name_or_path: str | Path) -> Calibration:
         source=described.source,
         licence=described.licence,
         domain=described.domain,
+        learned=described.learned,
     )
 
 

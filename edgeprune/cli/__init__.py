@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("configure", "Each setting, its value, and where that comes from."),
     "schema": ("configure", "JSON Schema of edgeprune.toml, of a target, of run.json."),
     "calibrate": ("calibrate", "A small weighted calibration set from a big one."),
+    "estimate": ("calibrate", "The metric on a whole set, from a weighted set's few samples."),
     "targets": ("look", "Where a model can be validated: list, show, check."),
     "doctor": ("look", "Versions, providers, and what is missing."),
 }

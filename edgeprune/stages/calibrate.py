@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,8 +38,11 @@ from edgeprune.progress import Progress, silent
 
 Floats = npt.NDArray[np.float64]
 
-Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""Of a query, samples (k, …) and their labels: the loss of each sample, (k,), not negative."""
+Samples = Tensor | tuple[Tensor, ...]
+"""One tensor for one input, a tuple for several; samples first."""
+
+Loss = Callable[[Tensor, Any, Tensor | None], Tensor]
+"""Of a query, `Samples` (k, …) and their labels: the loss of each sample, (k,), not negative."""
 
 LAMBDA = 1.0
 RATE = 1e-2
@@ -51,14 +55,14 @@ class WeightedSet:
     """A learned coreset.
 
     Attributes:
-        samples: (m, …) float32.
+        samples: (m, …) float32, or int64 ids; a tuple where the model has several inputs.
         labels: (m,) of the samples, None where there are none.
         weights: (m,) float64, not negative; they sum to about n.
         index: (m,) int64, which samples of the set these are; None where they have moved.
         size: n, of the whole set.
     """
 
-    samples: Tensor
+    samples: Samples
     labels: Tensor | None
     weights: Floats
     index: npt.NDArray[np.int64] | None
@@ -74,12 +78,15 @@ class Judged:
         hoeffding: a bound on E min(error, 1), by Hoeffding's inequality.
         bernstein: the same by the empirical Bernstein inequality.
         betting: the same by betting; the tightest.
+        quantile: what the error of one more query exceeds with probability δ at most, over the draw of all
+            of them; None where there are too few queries for that.
     """
 
     errors: Floats
     hoeffding: float
     bernstein: Statement
     betting: Statement
+    quantile: float | None = None
 
     @property
     def mean(self) -> float:
@@ -87,7 +94,19 @@ class Judged:
         return float(self.errors.mean())
 
 
-def losses(loss: Loss, queries: Tensor, samples: Tensor, labels: Tensor | None) -> Floats:
+def count_of(samples: Samples) -> int:
+    """How many samples there are."""
+    return len(samples) if isinstance(samples, Tensor) else len(samples[0])
+
+
+def taken(samples: Samples, index: npt.NDArray[np.int64]) -> Samples:
+    """Some of the samples, copied."""
+    if isinstance(samples, Tensor):
+        return samples[index].clone()
+    return tuple(one[index].clone() for one in samples)
+
+
+def losses(loss: Loss, queries: Tensor, samples: Samples, labels: Tensor | None) -> Floats:
     """Every query's loss on every sample, (queries, samples) float64.
 
     Raises:
@@ -95,9 +114,9 @@ def losses(loss: Loss, queries: Tensor, samples: Tensor, labels: Tensor | None) 
     """
     with torch.no_grad():
         rows = [loss(query, samples, labels) for query in queries]
-    if any(row.shape != (len(samples),) for row in rows):
+    if any(row.shape != (count_of(samples),) for row in rows):
         raise UsageError(
-            f"--loss: gives shape {tuple(rows[0].shape)} for {len(samples)} samples; it must give "
+            f"--loss: gives shape {tuple(rows[0].shape)} for {count_of(samples)} samples; it must give "
             "the loss of each."
         )
     found: Floats = torch.stack(rows).double().numpy()
@@ -148,7 +167,7 @@ def pursue(relative: Floats, size: int) -> npt.NDArray[np.int64]:
 
 
 def learn_set(
-    samples: Tensor,
+    samples: Samples,
     labels: Tensor | None,
     loss: Loss,
     queries: Tensor,
@@ -161,14 +180,14 @@ def learn_set(
     """A weighted set of `size` samples that answers the queries as the whole does.
 
     Args:
-        samples: (n, …) float32.
+        samples: (n, …) float32, or int64 ids; a tuple where there are several inputs.
         queries: (q, …): what the set is learned on; keep others to judge it.
         moving: steps of Adam in which the samples themselves may move; 0 keeps them real.
 
     Raises:
         UsageError: the size does not fit, or the loss is no loss.
     """
-    count = len(samples)
+    count = count_of(samples)
     if not 1 <= size <= count:
         raise UsageError(f"--size {size}: the set has {count} samples; ask for 1 to {count}.")
     whole = losses(loss, queries, samples, labels)
@@ -178,10 +197,12 @@ def learn_set(
     relative = whole / total[:, None]
     index = pursue(relative, size)
     weights = weigh(relative[:, index], count)
-    kept = samples[index].clone()
+    kept = taken(samples, index)
     kept_labels = None if labels is None else labels[index]
     if not moving:
         return WeightedSet(kept, kept_labels, weights, index, count)
+    if not isinstance(kept, Tensor) or not kept.is_floating_point():
+        raise UsageError("--move: only one input of real numbers can move; leave --move out.")
     moved = _moved(kept, kept_labels, weights, loss, queries, total, count, moving, seed, progress)
     again = losses(loss, queries, moved, kept_labels) / total[:, None]
     return WeightedSet(moved, kept_labels, weigh(again, count), None, count)
@@ -234,16 +255,39 @@ def judge(found: WeightedSet, whole: Floats, kept: Floats, delta: float) -> Judg
         min(hoeffding, LARGEST),
         mean_bernstein(cut, LARGEST, delta),
         mean_betting(cut, LARGEST, delta),
+        conformal(errors, delta),
     )
 
 
-def second_moment(query: Tensor, samples: Tensor, labels: Tensor | None) -> Tensor:
-    """(q·[x; 1])²: a set that keeps it for random q keeps mean and covariance, all that `gram` looks at."""
-    flat = samples.flatten(1)
+def conformal(errors: Floats, delta: float) -> float | None:
+    """The ⌈(n + 1)(1 − δ)⌉-th smallest of n errors: one more, drawn alike, exceeds it with probability ≤ δ.
+
+    All n + 1 ranks of the new error are equally likely (ties only help). None where n is below 1/δ − 1.
+
+    Source:
+        Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World, 2005 (split conformal prediction).
+    """
+    rank = math.ceil((len(errors) + 1) * (1 - delta) - 1e-9)
+    return None if rank > len(errors) else float(np.sort(errors)[rank - 1])
+
+
+def second_moment(query: Tensor, samples: Samples, labels: Tensor | None) -> Tensor:
+    """(q·[x; 1])², x all inputs side by side.
+
+    A set that keeps it for random q keeps mean and covariance, all that `gram` looks at.
+    """
+    every = (samples,) if isinstance(samples, Tensor) else samples
+    flat = torch.cat([one.flatten(1) for one in every], dim=1)
     return (flat @ query[:-1] + query[-1]) ** 2
 
 
-def directions(count: int, sample: Tensor, seed: int) -> Tensor:
-    """Gaussian queries for `second_moment`, (count, values + 1)."""
+def directions(count: int, sample: Samples, seed: int) -> Tensor:
+    """Gaussian queries for `second_moment`, (count, values + 1).
+
+    Args:
+        sample: one sample, without its first axis.
+    """
+    every = (sample,) if isinstance(sample, Tensor) else sample
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, sample.numel() + 1, generator=generator).to(sample.dtype)
+    values = sum(one.numel() for one in every)
+    return torch.randn(count, values + 1, generator=generator).to(every[0].dtype)
