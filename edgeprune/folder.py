@@ -125,7 +125,7 @@ def claim(
             )
         resumed = None if overwrite or (key is not None and previous != key) else found
         if resumed is None:
-            _clear(path)
+            _clear(path, logs=overwrite or previous != key)
             resumed = run
         if key is not None:
             write_text(mark, json.dumps({"key": dict(key)}) + "\n")
@@ -135,7 +135,7 @@ def claim(
         try:
             yield folder
         except BaseException:
-            if not folder.run.seconds:
+            if not folder.run.seconds and not _checkpoints(path):
                 _undo(path)  # nothing was finished, so nothing is left behind
             raise
         finally:
@@ -151,6 +151,11 @@ def _sweep(path: Path) -> None:
 def _unfinished(path: Path) -> bool:
     """Whether a file is what a run leaves that is killed in its first moment."""
     return path.name == LOCK or (path.name.startswith(f".{MARK}.") and path.suffix == PART)
+
+
+def _checkpoints(path: Path) -> bool:
+    """Whether a training that was stopped can go on from here."""
+    return any((path / "logs").rglob("*.safetensors"))
 
 
 def _undo(path: Path) -> None:
@@ -185,8 +190,12 @@ def _resumable(path: Path) -> Run | None:
         return None
 
 
-def _clear(path: Path) -> None:
-    """Remove what an earlier run left; only what runs write is touched."""
+def _clear(path: Path, *, logs: bool = True) -> None:
+    """Remove what an earlier run left; only what runs write is touched.
+
+    Args:
+        logs: also what stages left for themselves; they keep the checkpoints of a stopped training.
+    """
     for name in (
         "run.json",
         "original.onnx",
@@ -201,7 +210,8 @@ def _clear(path: Path) -> None:
     ):
         (path / name).unlink(missing_ok=True)
         (path / f"{name}.data").unlink(missing_ok=True)
-    shutil.rmtree(path / "logs", ignore_errors=True)
+    if logs:
+        shutil.rmtree(path / "logs", ignore_errors=True)
 
 
 def _make(folder: Path) -> None:
