@@ -59,6 +59,7 @@ class Settings:
         finetune: epochs of training behind that; 0 for none.
         loss: of the fine-tuning: `match`, `distil`, `cross-entropy`, `mixed`, or `module:function`.
         augment: `module:function` of (*inputs, generator) that varies each batch trained on.
+        processes: that share every batch of the fine-tuning, by torchrun.
         exclude: layers whose channels stay.
         allow_norm_axes: let channels go that a layer norm or its like normalises over; what is left is then
             normalised anew, and such groups are marked approximate.
@@ -108,6 +109,7 @@ class Settings:
     finetune: int = 0
     loss: str = "match"
     augment: str | None = None
+    processes: int = 1
     exclude: tuple[str, ...] = ()
     allow_norm_axes: bool = False
     couple_limit_s: float | None = None
@@ -149,7 +151,7 @@ class Settings:
         for name in ("confidence", "quantile"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise ValueError(f"{name} is a probability between 0 and 1, not {getattr(self, name):g}")
-        for name in ("samples", "attack_steps", "attack_restarts", "multiple", "opset", "jobs"):
+        for name in ("samples", "attack_steps", "attack_restarts", "multiple", "opset", "jobs", "processes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")

@@ -85,9 +85,15 @@ def learn(
         before = relative_errors(module.eval(), fresh)
         seed = line.settings.seed
         path = work / f"{name}.safetensors"
-        losses[name] = tune(
-            module, train, recipe, validation, seed=seed, checkpoint=path, label=name, progress=progress
-        )
+        if line.settings.processes > 1:
+            from edgeprune.torchrun import tuned_together
+
+            both = (train, validation)
+            losses[name] = tuned_together(line, shrunk, module, both, recipe, path, name)
+        else:
+            losses[name] = tune(
+                module, train, recipe, validation, seed=seed, checkpoint=path, label=name, progress=progress
+            )
         control = from_scratch(module, seed + 1)
         tune(control, train, recipe, validation, seed=seed, label=f"{name}, control", progress=progress)
         counts = (len(train.inputs[0]), len(validation.inputs[0]))

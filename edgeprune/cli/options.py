@@ -184,6 +184,16 @@ prune_options = together(
     ),
     couple_options,
     click.option(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="Processes that share every batch of the fine-tuning, by torchrun "
+        f"[default: {DEFAULT.processes}].",
+    ),
+    click.option(
+        "--exclude", multiple=True, metavar="LAYER", help="A layer whose channels stay; repeatable."
+    ),
+    click.option(
         "--multiple",
         type=int,
         metavar="N",

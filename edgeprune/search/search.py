@@ -112,7 +112,10 @@ def opened(
             counts = desk.resume(book.records())
             crew.begin(found.subject, _package(original, samples, told.carried))
             conductor = Conductor(found, told, space, desk, book, store, crew, watch, counts)
-            yield Search(conductor, folder, resolved, loaded, chosen)
+            try:
+                yield Search(conductor, folder, resolved, loaded, chosen)
+            finally:
+                book.close()
     finally:
         crew.close()
 

@@ -207,6 +207,7 @@ class Book:
 
     study: optuna.Study
     space: Space
+    storage: BaseStorage
     seen: int = 0
 
     @staticmethod
@@ -222,10 +223,12 @@ class Book:
             StorageError: the storage cannot be reached or written.
         """
         place = _place(storage)
+        used: BaseStorage | None = None
         try:
             with _quiet():
+                used = _storage(storage)
                 study = optuna.create_study(
-                    storage=_storage(storage),
+                    storage=used,
                     study_name=name,
                     directions=["minimize"] * len(minimized),
                     load_if_exists=True,
@@ -240,15 +243,21 @@ class Book:
                         "objectives, "
                         "space or versions); name another with --study, or another folder with -o."
                     )
-        except (UsageError, StorageError):
+        except UsageError:
+            _released(used)
             raise
         except Exception as error:  # drivers raise their own; the reason is told
+            _released(used)
             raise StorageError(
                 f"{place}: cannot be used as storage ({type(error).__name__}: "
                 f"{str(error).splitlines()[0][:200]}); "
                 "check the URL, the server and the rights."
             ) from error
-        return Book(study, space)
+        return Book(study, space, used)
+
+    def close(self) -> None:
+        """Give connections back."""
+        _released(self.storage)
 
     def records(self) -> Iterator[TrialRecord]:
         """The trials that were not read yet."""
@@ -355,6 +364,15 @@ def _storage(storage: str | Path) -> BaseStorage:
     if scheme in ("postgres", "postgresql"):
         storage = f"postgresql+psycopg://{rest}"
     return RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
+
+
+def _released(storage: BaseStorage | None) -> None:
+    """Close what a storage holds open."""
+    if isinstance(storage, RDBStorage):
+        storage.remove_session()
+        storage.engine.dispose()
+    elif isinstance(storage, GrpcStorageProxy):
+        storage.close()
 
 
 def _mended(path: Path) -> None:

@@ -28,6 +28,7 @@ from edgeprune.execution import copied, flatten_outputs
 from edgeprune.files import write_bytes
 from edgeprune.losses import BY_LABEL, Augmentation, Loss, Outputs, resolve_augmentation, resolve_loss
 from edgeprune.progress import Progress, silent
+from edgeprune.team import Alone, Team
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,7 @@ def tune(
     checkpoint: Path | None = None,
     label: str = "fine-tuning",
     progress: Progress = silent,
+    team: Team | None = None,
 ) -> list[float]:
     """Train `student` in place with Adam.
 
@@ -123,6 +125,7 @@ def tune(
         validation: queries that are never trained on; of the start and of every epoch's end the net with the
             least loss on them is what stays. Without them it is the last.
         checkpoint: written after every epoch; where it is found, training goes on from there.
+        team: the processes that share every batch; one alone where None.
 
     Returns:
         The mean loss of each epoch.
@@ -130,20 +133,22 @@ def tune(
     Raises:
         UsageError: the loss became infinite or NaN.
     """
-    loss_of = resolve_loss(recipe.loss, queries.labels is not None)
+    loss_of, team = resolve_loss(recipe.loss, queries.labels is not None), team or Alone()
     names, parameters = _trainable(student)
     optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=recipe.decay)
     best, average = _Best(validation, loss_of), _Average(recipe.average)
     best.look(student)
     history = _resumed(student, optimizer, names, best, average, checkpoint)
+    joined = team.joined(student) if len(history) < recipe.epochs else student
     for epoch in progress(range(len(history), recipe.epochs), label, recipe.epochs - len(history)):
-        mean = _epoch(student, optimizer, queries, recipe, loss_of, average, epoch, seed)
+        mean = _epoch(student, joined, optimizer, queries, recipe, loss_of, average, team, epoch, seed)
         if not math.isfinite(mean):
             raise UsageError(f"{label}: the loss became {mean}; lower the learning rate or check the loss.")
         history.append(mean)
         with average.within(student):
             best.look(student)
-        _save(student, optimizer, names, history, best, average, checkpoint)
+        _save(student, optimizer, names, history, best, average, checkpoint if team.first else None)
+        team.wait()
     average.take(student)
     best.take(student)
     student.eval()
@@ -152,11 +157,13 @@ def tune(
 
 def _epoch(
     student: nn.Module,
+    joined: nn.Module,
     optimizer: torch.optim.Optimizer,
     queries: Queries,
     recipe: Recipe,
     loss_of: Loss,
     average: _Average,
+    team: Team,
     epoch: int,
     seed: int,
 ) -> float:
@@ -175,9 +182,10 @@ def _epoch(
         batch = queries.part(index)
         if augment is not None:
             batch = batch.varied(augment, generator, asked)
-        loss = loss_of(flatten_outputs(student(*batch.inputs)), batch.outputs, batch.labels)
+        found = flatten_outputs(joined(*batch.part(team.share(len(index))).inputs))
+        loss = loss_of(team.whole(found, len(index)), batch.outputs, batch.labels)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
+        team.scaled(loss, found).backward()  # type: ignore[no-untyped-call,unused-ignore]
         optimizer.step()
         average.step(student)
         total += float(loss.detach()) * len(index)

@@ -1,0 +1,156 @@
+"""The command line of searches, with a real small net and an emulated device."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import emulated
+import pytest
+import searches
+
+from edgeprune.records import Run
+from edgeprune.search_record import SearchRecord
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on_and_a_point_of_it_becomes_a_run(tmp_path: Path):
+    searches.samples(tmp_path)
+    target, output = emulated.target(tmp_path, seconds=0.1), tmp_path / "out"
+    words = searches.command(tmp_path, target, output, "--trials", "5", "--workers", "0")
+    journal = output / "study.journal"
+    with subprocess.Popen(
+        words, env=searches.environment(tmp_path), stderr=subprocess.DEVNULL, cwd=tmp_path
+    ) as first:
+        end = time.monotonic() + 200
+        while time.monotonic() < end and first.poll() is None:
+            if journal.is_file() and journal.read_bytes().count(b'"op_code":4') >= 2:
+                break
+            time.sleep(0.05)
+        os.kill(first.pid, signal.SIGKILL)
+    before = journal.read_bytes()
+    again = searches.run([*words, "--pick", "latency<=0.9x least error"], tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert journal.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
+    record = SearchRecord.load(output)
+    assert sum(record.counts.values()) == 5
+    assert (
+        record.measurements.get("emulated", 0) < 5
+    )  # what was measured before the kill was not measured again
+    assert record.chosen is not None
+    trial = next(t for t in record.trials if t.number == record.chosen.number)
+    assert trial.found["latency_high@emulated"] <= 0.9
+    run = Run.load(output / "chosen")
+    assert run.plan is not None
+    assert run.plan.macs[1] == trial.found["macs_count"]
+    page = (output / "search.html").read_text(encoding="utf-8")
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+    _open_in_the_dashboard(journal)
+    nothing = searches.run([*words, "--pick", "latency<=0.0001"], tmp_path)
+    assert nothing.returncode == 2
+    assert "none of the" in nothing.stderr
+
+
+def _open_in_the_dashboard(journal: Path) -> None:
+    """The study is one that optuna-dashboard lists, with its trials."""
+    optuna_dashboard = pytest.importorskip("optuna_dashboard")
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    application = optuna_dashboard.wsgi(JournalStorage(JournalFileBackend(str(journal))))
+    status: list[str] = []
+    asked = {
+        "REQUEST_METHOD": "GET", "PATH_INFO": "/api/studies", "QUERY_STRING": "", "SERVER_NAME": "x",
+        "SERVER_PORT": "80", "wsgi.url_scheme": "http", "wsgi.input": sys.stdin, "wsgi.errors": sys.stderr,
+    }  # fmt: skip
+    answer = b"".join(application(asked, lambda code, _headers, *_more: status.append(code)))
+    assert status[0].startswith("200")
+    assert [study["study_name"] for study in json.loads(answer)["study_summaries"]] == ["edgeprune"]
+
+
+@pytest.mark.slow
+def test_two_shards_make_one_whole(tmp_path: Path):
+    searches.samples(tmp_path)
+    target = emulated.target(tmp_path)
+    for part in (1, 2):
+        more = ("--trials", "4", "--workers", "0", "--shard", f"{part}/2")
+        done = searches.run(searches.command(tmp_path, target, tmp_path / f"part{part}", *more), tmp_path)
+        assert done.returncode == 0, done.stderr
+    merge = [sys.executable, "-m", "edgeprune", "merge", "part1", "part2", "-o"]
+    done = searches.run([*merge, "whole"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    whole = SearchRecord.load(tmp_path / "whole")
+    parts = [SearchRecord.load(tmp_path / f"part{part}") for part in (1, 2)]
+    assert sum(whole.counts.values()) == 4
+    points = {t.values for part in parts for t in part.trials if t.number in part.front}
+    assert {t.values for t in whole.trials if t.number in whole.front} <= points
+    assert searches.run([*merge, "whole"], tmp_path).returncode == 2  # holds a search already
+    more = ("--trials", "4", "--workers", "0")
+    again = searches.run(searches.command(tmp_path, target, tmp_path / "whole", *more), tmp_path)
+    assert again.returncode == 0, again.stderr  # the same search goes on in the whole
+
+
+@pytest.mark.slow
+def test_an_empty_front_is_one_clear_error_and_stays_on_disk(tmp_path: Path):
+    searches.samples(tmp_path)
+    more = (
+        "--trials",
+        "2",
+        "--workers",
+        "0",
+        "--constraint",
+        "expected_error<=1e-9",
+        "--constraint",
+        "macs<=0.3",
+    )
+    done = searches.run(
+        searches.command(tmp_path, emulated.target(tmp_path), tmp_path / "out", *more), tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("error:") == 1
+    assert "the front is empty" in done.stderr
+    assert "came closest" in done.stderr
+    assert SearchRecord.load(tmp_path / "out").counts == {"ruled out": 2}
+
+
+MISSING = """
+import importlib.util, sys
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "optuna" else real(name, *more)
+from edgeprune.cli import entry
+sys.argv = ["edgeprune", "search", "edgeprune.demo.lenet:build", "-o", "x"]
+entry()
+"""
+
+
+def test_a_missing_extra_is_told_with_the_command_that_brings_it(tmp_path: Path):
+    done = searches.run([sys.executable, "-c", MISSING], tmp_path)
+    assert done.returncode == 2
+    assert "pip install 'edgeprune[search]'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--constraint", "certified_error<=0.1", "--constraint", "observed_error>=0.2"), "contradict"),
+        (("--pick", "import os"), "--pick"),
+        (("--keep", "0.5"), "what a search varies"),
+        (("--time", "soon"), "no duration"),
+        (("--shard", "3/2"), "--shard"),
+        (("--units", "moon=2"), "--units"),
+        (("--minimize", "speed"), "no such quantity"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path: Path, more: tuple[str, ...], told: str):
+    searches.samples(tmp_path)
+    words = searches.command(tmp_path, emulated.target(tmp_path), tmp_path / "out", *more)
+    done = searches.run(words, tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert done.stderr.count("error:") == 1
+    assert not (tmp_path / "out").exists()
