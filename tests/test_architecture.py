@@ -172,13 +172,13 @@ def test_rooms_never_import_each_other() -> None:
 LIGHT_PARTS = ("objectives", "front", "space", "store", "lease", "place")
 """Parts of a search that decide without the libraries that do the work."""
 EXTRA = {
-    "optuna": {"edgeprune.search.study"},
+    "optuna": {"edgeprune.search.study", "edgeprune.search.storages"},
     "distributed": {"edgeprune.search.cluster"},
     "dask": set(),
     "psycopg": set(),
     "sqlalchemy": set(),
 }
-"""What `edgeprune[search]` brings, and the one file that knows each."""
+"""What `edgeprune[search]` brings, and the files that know each."""
 
 
 def test_only_the_command_line_knows_of_searches() -> None:
@@ -199,7 +199,7 @@ def test_what_a_search_decides_needs_none_of_what_does_the_work() -> None:
     assert {part: names for part, names in heavy.items() if names} == {}
 
 
-def test_each_library_of_the_extra_is_known_to_one_file() -> None:
+def test_each_library_of_the_extra_is_known_where_it_is_used() -> None:
     for library, files in EXTRA.items():
         knowing = {m for m, path in MODULES.items() if any(inside(n, library) for n in imports(path))}
         assert knowing == files, library

@@ -191,9 +191,6 @@ prune_options = together(
         f"[default: {DEFAULT.processes}].",
     ),
     click.option(
-        "--exclude", multiple=True, metavar="LAYER", help="A layer whose channels stay; repeatable."
-    ),
-    click.option(
         "--multiple",
         type=int,
         metavar="N",

@@ -7,6 +7,7 @@ space       What is varied: what an allocation is told, not hundreds of raw widt
 objectives  What is made small, what must be kept to, and which point of the front is taken.
 conduct     The search itself: ask, find out what a trial is worth, cheap before dear, and tell.
 study       Trials by Optuna: a desk in memory for the sampler, and a book of every trial.
+storages    Where studies are kept: a journal file, a database, or Optuna's storage proxy.
 bench       One model opened with its samples, and every stage that a trial goes through.
 work        What a worker does: make the net of a trial, step by step, or measure one on a device.
 workers     Processes and devices of this machine.

@@ -7,33 +7,28 @@ finished trial is one entry in it, written at once, and it opens in optuna-dashb
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.storages import BaseStorage, GrpcStorageProxy, InMemoryStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from edgeprune.errors import StorageError, UsageError
 from edgeprune.search.front import Front
 from edgeprune.search.space import Space
+from edgeprune.search.storages import place, quiet, released, storage_of
 from edgeprune.search_record import State, TrialRecord
 
 ATTRIBUTE = "edgeprune"
 SAMPLERS = ("tpe", "nsga2", "nsga3", "gp", "random")
 WINDOW = 300
 """Trials that the sampler sees beside the front."""
-WAIT_S = 10.0
 
 STATES: dict[State, TrialState] = {
     "measured": TrialState.COMPLETE,
@@ -99,7 +94,7 @@ class Desk:
 
     def ask(self, number: int) -> dict[str, Any]:
         """The next point to try."""
-        with _quiet():
+        with quiet():
             if self.first:
                 self.study.enqueue_trial(self.first.pop(0))
             trial = self.study.ask(distributions(self.space))
@@ -117,7 +112,7 @@ class Desk:
         """
         self.learn(record)
         trial = self.open.pop(record.number)
-        with _quiet():
+        with quiet():
             if record.state == "failed":
                 self.study.tell(trial, state=TrialState.FAIL)
                 return
@@ -144,7 +139,7 @@ class Desk:
 
     def _renew(self) -> None:
         """A fresh study that knows the front and the latest trials."""
-        with _quiet():
+        with quiet():
             self.study = optuna.create_study(
                 storage=InMemoryStorage(),
                 sampler=sampler(self.name, self.seed + self.renewed),
@@ -181,26 +176,6 @@ def _frozen(record: TrialRecord, space: Space) -> FrozenTrial:
 # --------------------------------------------------------------------------------------- the book
 
 
-class FileLock(BaseJournalFileLock):
-    """A lock that goes with the process that holds it, so that a killed one blocks nobody."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stream: IO[str] | None = None
-
-    def acquire(self) -> bool:
-        """Wait for the lock."""
-        self._stream = self._path.open("w")
-        fcntl.flock(self._stream, fcntl.LOCK_EX)
-        return True
-
-    def release(self) -> None:
-        """Give it back."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
-
-
 @dataclass(slots=True)
 class Book:
     """Where every finished trial is kept."""
@@ -222,11 +197,11 @@ class Book:
             UsageError: the study belongs to another search, or the URL is malformed.
             StorageError: the storage cannot be reached or written.
         """
-        place = _place(storage)
+        where = place(storage)
         used: BaseStorage | None = None
         try:
-            with _quiet():
-                used = _storage(storage)
+            with quiet():
+                used = storage_of(storage)
                 study = optuna.create_study(
                     storage=used,
                     study_name=name,
@@ -239,17 +214,17 @@ class Book:
                     study.set_user_attr(f"{ATTRIBUTE}:digest", digest)
                 elif known != digest:
                     raise UsageError(
-                        f"{place}: holds a study '{name}' of another search (another model, settings, "
+                        f"{where}: holds a study '{name}' of another search (another model, settings, "
                         "objectives, "
                         "space or versions); name another with --study, or another folder with -o."
                     )
         except UsageError:
-            _released(used)
+            released(used)
             raise
         except Exception as error:  # drivers raise their own; the reason is told
-            _released(used)
+            released(used)
             raise StorageError(
-                f"{place}: cannot be used as storage ({type(error).__name__}: "
+                f"{where}: cannot be used as storage ({type(error).__name__}: "
                 f"{str(error).splitlines()[0][:200]}); "
                 "check the URL, the server and the rights."
             ) from error
@@ -257,7 +232,7 @@ class Book:
 
     def close(self) -> None:
         """Give connections back."""
-        _released(self.storage)
+        released(self.storage)
 
     def records(self) -> Iterator[TrialRecord]:
         """The trials that were not read yet."""
@@ -296,7 +271,7 @@ class Book:
             constraints=dict(excess) or None,
         )
         try:
-            with _quiet():
+            with quiet():
                 self.study.add_trial(trial)
         except Exception as error:
             raise StorageError(
@@ -313,8 +288,8 @@ def digest_of(journal: Path) -> str:
         UsageError: it holds no study of ours.
     """
     try:
-        with _quiet():
-            studies = optuna.get_all_study_summaries(_storage(journal))
+        with quiet():
+            studies = optuna.get_all_study_summaries(storage_of(journal))
         return str(studies[0].user_attrs[f"{ATTRIBUTE}:digest"])
     except (IndexError, KeyError, ValueError, OSError) as error:
         raise UsageError(f"{journal}: holds no study of a search ({error}).") from error
@@ -332,74 +307,3 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         str(kept["reason"]),
         bool(kept["feasible"]),
     )
-
-
-def _place(storage: str | Path) -> str:
-    """A storage in words: no password is told."""
-    text = str(storage)
-    head, at, tail = text.rpartition("@")
-    return f"{head.partition('://')[0]}://…@{tail}" if at and "://" in head else text
-
-
-def _storage(storage: str | Path) -> BaseStorage:
-    if isinstance(storage, Path):
-        _mended(storage)
-        return JournalStorage(
-            JournalFileBackend(str(storage), lock_obj=FileLock(storage.with_suffix(".lock")))
-        )
-    scheme, separator, rest = storage.partition("://")
-    if scheme == "grpc" and separator:
-        host, _, port = rest.rstrip("/").rpartition(":")
-        if not host or not port.isdigit():
-            raise UsageError(f"--storage {storage}: a storage proxy is grpc://HOST:PORT.")
-        proxy = GrpcStorageProxy(host=host, port=int(port))
-        proxy.wait_server_ready(timeout=WAIT_S)
-        return proxy
-    if not separator:
-        raise UsageError(
-            f"--storage {storage}: is no URL; give postgresql://USER@HOST/DATABASE or grpc://HOST:PORT. "
-            "Without it "
-            "the study is a journal file in the search's folder."
-        )
-    if scheme in ("postgres", "postgresql"):
-        storage = f"postgresql+psycopg://{rest}"
-    return RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
-
-
-def _released(storage: BaseStorage | None) -> None:
-    """Close what a storage holds open."""
-    if isinstance(storage, RDBStorage):
-        storage.remove_session()
-        storage.engine.dispose()
-    elif isinstance(storage, GrpcStorageProxy):
-        storage.close()
-
-
-def _mended(path: Path) -> None:
-    """Cut off the line that a killed process left half-written at the end of a journal."""
-    if not path.is_file():
-        return
-    with path.open("rb+") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        while size:
-            start = max(0, size - 65536)
-            stream.seek(start)
-            block = stream.read(size - start)
-            if (end := block.rfind(b"\n")) >= 0:
-                stream.truncate(start + end + 1)
-                return
-            size = start
-        stream.truncate(0)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna tells by exceptions and results; its log lines and marks of experiments are not for users."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        optuna.logging.set_verbosity(level)
