@@ -29,6 +29,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "minilm": sized("mean cosine", "least cosine"),
     "startup": by_figure,
     "coverage": by_figure,
+    "minimax": by_figure,
 }
 EXCERPTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "lenet-excerpt": (

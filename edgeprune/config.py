@@ -55,6 +55,8 @@ class Settings:
         allocation: `uniform` (every group keeps the same share) or `global` (what is heard least goes first).
         emphasis: `FAMILY=WEIGHT` for `global`: how much the error of a family of groups counts (`conv-64=2`).
         price_mix: λ in [0, 1] for `global` with `macs`: the share is held by (1 − λ)·MACs + λ·parameters.
+        minimax_lambda: weight of the certified worst error against the mean error when readers of pruned
+            groups are weighed; 0 minds the mean only.
         learn_steps: of Adam, when `learned` matches all layers to the original.
         finetune: epochs of training behind that; 0 for none.
         loss: of the fine-tuning: `match`, `distil`, `cross-entropy`, `mixed`, or `module:function`.
@@ -105,6 +107,7 @@ class Settings:
     allocation: str = "uniform"
     emphasis: tuple[str, ...] = ()
     price_mix: float | None = None
+    minimax_lambda: float = 0.0
     learn_steps: int = 2000
     finetune: int = 0
     loss: str = "match"
@@ -168,6 +171,8 @@ class Settings:
                 f"price_mix is a share from 0 to 1 beside a budget in macs, not {self.price_mix:g}"
                 f"{'' if self.macs is not None else ' without one'}"
             )
+        if not 0.0 <= self.minimax_lambda < math.inf:
+            raise ValueError(f"minimax_lambda cannot be negative, not {self.minimax_lambda:g}")
         if self.finetune < 0 or self.learn_steps < 1:
             raise ValueError(
                 f"finetune cannot be negative and learn_steps must be at least 1, not {self.finetune} and "

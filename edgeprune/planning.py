@@ -23,6 +23,7 @@ from edgeprune.stages.couple import couple
 from edgeprune.stages.distribute import Curve, curves, distribute
 from edgeprune.stages.radii import radii
 from edgeprune.stages.trace import trace
+from edgeprune.worst_case import weighed_again
 
 
 def coupled(line: Line, progress: Progress) -> Coupling:
@@ -85,7 +86,7 @@ def multiples_of(settings: Settings, targets: Sequence[Target]) -> Multiples:
 def planned(line: Line, coupling: Coupling, widths: Mapping[str, int], progress: Progress) -> Plan:
     """The plan that the settings and the samples give for these widths."""
     settings = line.settings
-    return choose(
+    plan = choose(
         coupling,
         widths,
         settings.method,
@@ -96,3 +97,6 @@ def planned(line: Line, coupling: Coupling, widths: Mapping[str, int], progress:
         labels=None if line.fit_labels is None else torch.from_numpy(line.fit_labels[: settings.samples]),
         progress=progress,
     )
+    if not settings.minimax_lambda:
+        return plan
+    return weighed_again(coupling, plan, line.fit, line.everywhere, settings.minimax_lambda, progress)

@@ -163,6 +163,13 @@ prune_options = together(
         help="With --allocation global --macs: price parameters with this weight, MACs with the rest.",
     ),
     click.option(
+        "--minimax-lambda",
+        type=float,
+        metavar="L",
+        help="Weigh what reads pruned units for the certified worst error too, L times as much as for the "
+        "mean [default: 0].",
+    ),
+    click.option(
         "--learn-steps",
         type=int,
         metavar="N",
