@@ -156,7 +156,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figures = [row for row in rows if row.figure == "average relative error"]
     names = list(dict.fromkeys(row.subject for row in figures))
@@ -167,11 +167,16 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             sizes = [int(row.size) for row in mine]
             panel.plot(sizes, [float(row.value) for row in mine], marker="o", ms=3, label=method)
         panel.set(xscale="log", yscale="log", xlabel="samples kept")
+        panel.set_xticks(sizes, [str(size) for size in sizes])
+        panel.xaxis.set_minor_locator(ticker.NullLocator())
+        panel.yaxis.set_minor_formatter(ticker.PercentFormatter(1, 0))
+        panel.yaxis.set_major_formatter(ticker.PercentFormatter(1, 0))
+        panel.tick_params(labelsize=6, which="both")
         panel.set_title(name, fontsize=8)
     panels[0][0].set_ylabel("average relative error")
     panels[0][0].legend(fontsize=7)
     figure.tight_layout()
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=72)
 
 
 def main() -> None:

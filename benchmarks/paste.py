@@ -2,7 +2,7 @@
 
     python -m benchmarks.paste [--check]
 
-In README.md, docs/*.md and benchmarks/README.md, what stands between `<!-- table: lenet -->` and
+In README.md, docs/**/*.md and benchmarks/README.md, what stands between `<!-- table: lenet -->` and
 `<!-- end -->` is replaced by the table of benchmarks/results/lenet.json, with the machine and the versions it
 was measured with. `--check` writes nothing and exits with 1 if a document is out of date.
 """
@@ -10,16 +10,29 @@ was measured with. `--check` writes nothing and exits with 1 if a document is ou
 from __future__ import annotations
 
 import argparse
+import importlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.harness import RESULTS, Layout, Table, by_figure, by_size, load, sized
+from benchmarks.harness import RESULTS, Layout, Row, Table, by_figure, by_size, load, sized
 from edgeprune.errors import UsageError
 from edgeprune.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def of_script(name: str) -> Layout:
+    """The layout that a script has of its own; the script is imported when a table is asked for."""
+
+    def layout(rows: Sequence[Row]) -> Table:
+        found: Table = importlib.import_module(f"benchmarks.{name}").LAYOUT(rows)
+        return found
+
+    return layout
+
+
 LAYOUTS: Mapping[str, Layout] = {
     "lenet": by_size,
     "learned": by_size,
@@ -30,6 +43,9 @@ LAYOUTS: Mapping[str, Layout] = {
     "startup": by_figure,
     "coverage": by_figure,
     "minimax": by_figure,
+    "data_coresets": of_script("data_coresets"),
+    "layer_error": of_script("layer_error"),
+    "gram_speed": by_figure,
 }
 EXCERPTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "lenet-excerpt": (
@@ -66,7 +82,7 @@ BLOCK = re.compile(
 
 def documents(root: Path) -> list[Path]:
     """The files that may hold tables."""
-    found = [root / "README.md", root / "benchmarks" / "README.md", *sorted((root / "docs").glob("*.md"))]
+    found = [root / "README.md", root / "benchmarks" / "README.md", *sorted((root / "docs").rglob("*.md"))]
     return [path for path in found if path.is_file()]
 
 
