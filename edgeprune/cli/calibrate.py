@@ -83,7 +83,7 @@ def calibrate(
 
     \b
       edgeprune calibrate mnist --size 200 -o calibration/small.toml
-      edgeprune run MODEL --calibration calibration/small.toml
+      edgeprune run model.py:build --calibration calibration/small.toml
       edgeprune calibrate mnist --model model.py:build --metric error -o calibration/quick.toml
       edgeprune estimate runs/x/pruned.onnx --calibration calibration/quick.toml --metric error
     """
