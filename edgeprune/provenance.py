@@ -158,6 +158,7 @@ def sign(folder: Path, private_key: Path) -> Path:
     Raises:
         UsageError: the package model-signing is missing, or the key cannot be used.
     """
+    folder = folder.resolve()  # the tool takes ignored paths for what they are only where they are absolute
     tool, signature = _signing(), folder / SIGNATURE
     Run.load(folder)
     if not private_key.is_file():
@@ -176,6 +177,7 @@ def verify_signature(folder: Path, public_key: Path) -> Finding:
     Raises:
         UsageError: the package model-signing is missing, or there is no such key.
     """
+    folder = folder.resolve()  # the tool takes ignored paths for what they are only where they are absolute
     tool, signature = _signing(), folder / SIGNATURE
     if not public_key.is_file():
         raise UsageError(f"--key {public_key}: there is no such file; give a public key in PEM.")

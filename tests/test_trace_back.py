@@ -105,7 +105,7 @@ def test_a_report_may_be_made_again(terminal: Terminal, finished: Path) -> None:
     assert terminal("verify", finished, "--json").code == 0
 
 
-def test_signing(terminal: Terminal, finished: Path, tmp_path: Path) -> None:
+def test_signing(terminal: Terminal, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("model_signing")
     keys = []
     for name in ("one", "two"):
@@ -123,8 +123,11 @@ def test_signing(terminal: Terminal, finished: Path, tmp_path: Path) -> None:
     assert terminal("verify", finished, "--key", keys[1][1]).code == 1
     assert terminal("report", finished).code == 0
     assert terminal("verify", finished, "--key", keys[0][1]).code == 0
+    monkeypatch.chdir(finished.parent)
+    assert terminal("sign", finished.name, "--key", keys[1][0]).code == 0, "a relative path will do"
+    assert terminal("verify", finished.name, "--key", keys[1][1]).code == 0
     (finished / "plan.json").write_text("{}")
-    assert terminal("verify", finished, "--key", keys[0][1]).code == 1
+    assert terminal("verify", finished, "--key", keys[1][1]).code == 1
     assert terminal("sign", finished, "--key", tmp_path / "none.pem").code == 2
     assert terminal("sign", finished, "--key", keys[0][1]).code == 2
 

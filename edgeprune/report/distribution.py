@@ -25,11 +25,21 @@ def distribution(run: Run) -> Chart | None:
         return None
     targets = {v.target for v in measured}
     promised = [p for c in run.certificates if c.target in targets and (p := _promise(c)) is not None]
-    words = "; ".join([*map(_seen, measured), *map(_promise_words, promised)]) + "."
+    promised = promised[: 2 * MOST_TARGETS]
+    curves = [c for c in run.certificates if c.target in targets and _shown(c)][:MOST_TARGETS]
+    words = "; ".join([*map(_seen, measured), *map(_promise_words, promised), *map(_curve_words, curves)])
     image = svg.inline(
-        lambda: _draw(measured, promised), "distribution", "Share of inputs by their output error", words
+        lambda: _draw(measured, promised, curves),
+        "distribution",
+        "Share of inputs by their output error",
+        f"{words}.",
     )
-    caption = "Line: the errors seen on the held-out inputs, sorted."
+    caption = "Black: the errors seen on the held-out inputs, sorted."
+    if curves:
+        caption += (
+            " Blue: at least this share of all inputs drawn alike errs by at most that much, at every error "
+            f"at once, with {wording.confidence(curves[0].confidence or 0.0)} confidence."
+        )
     if promised:
         caption += (
             " Diamond: the statistical bound, which the stated share of all inputs drawn alike stays below "
@@ -80,7 +90,21 @@ def _promise_words(said: _Promise) -> str:
     return f"{said.target}: {wording.percent(said.share)} of inputs stay below {wording.upper(said.bound)}"
 
 
-def _draw(measured: Sequence[Validation], promised: Sequence[_Promise]) -> Figure:
+def _shown(certificate: Certificate) -> list[tuple[float, float]]:
+    """(error, least share of all inputs below it) pairs of a bound on the whole distribution."""
+    return [(error, 1.0 - bound) for error, _, bound in certificate.curve if error > 0 and bound < 1]
+
+
+def _curve_words(certificate: Certificate) -> str:
+    error, share = _shown(certificate)[-1]
+    where = wording.clean(certificate.target or "torch", 60)
+    least, most = wording.lower(100 * share), wording.upper(error)
+    return f"{where}: at least {least} % of all inputs err by at most {most}"
+
+
+def _draw(
+    measured: Sequence[Validation], promised: Sequence[_Promise], curves: Sequence[Certificate]
+) -> Figure:
     figure = Figure(figsize=(8.0, 3.6))
     axes = figure.add_axes((0.1, 0.17, 0.86, 0.78))
     axes.set_xscale("log")
@@ -90,6 +114,9 @@ def _draw(measured: Sequence[Validation], promised: Sequence[_Promise]) -> Figur
         axes.step(
             errors, shares, where="post", color=svg.OBSERVED, linewidth=1.8, linestyle=DASHES[k], label=name
         )
+    for certificate in curves:
+        errors, shares = zip(*_shown(certificate), strict=True)
+        axes.step(errors, shares, where="post", color=svg.BOUND, linewidth=1.4)
     for said in promised:
         axes.plot(said.bound, said.share, "D", color=svg.BOUND, markersize=8, clip_on=False, zorder=3)
         axes.plot([said.bound] * 2, [0, said.share], color=svg.BOUND, linewidth=1, linestyle=":")

@@ -123,6 +123,18 @@ def certificates() -> tuple[Certificate, ...]:
             "cpu",
         ),
         Certificate(
+            "whole distribution",
+            "distribution",
+            data,
+            "cdf",
+            0.03,
+            "statistical",
+            0.95,
+            n_inputs=2048,
+            target="cpu",
+            curve=((0.04, 0.9, 0.93), (0.14, 0.5, 0.53), (0.49, 0.01, 0.04), (0.61, 0.0, 0.03)),
+        ),
+        Certificate(
             "flips",
             "distribution",
             data,

@@ -30,7 +30,9 @@ def test_the_errors_and_the_bound_are_told_in_words() -> None:
     assert chart is not None
     assert "cpu: half of the inputs err by at most 0.14, all by at most 0.611" in chart.image
     assert "cpu: 99.00 % of inputs stay below 0.542" in chart.image
+    assert "cpu: at least 97 % of all inputs err by at most 0.61" in chart.image
     assert "95 % confidence" in chart.caption
+    assert "at every error at once" in chart.caption
     bare = dataclasses.replace(full_run(), certificates=())
     said = distribution(bare)
     assert said is not None
