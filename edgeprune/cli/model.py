@@ -22,7 +22,9 @@ def loaded_and_resolved(model: str | None, values: dict[str, Any]) -> tuple[Load
     Raises:
         UsageError: settings or the model are wrong, or no model is named.
     """
-    resolved = resolve({**given(values), "model": model or None}, values.get("config"))
+    resolved = resolve(
+        {**given(values), "model": model or None}, values.get("config"), search=values.get("look", True)
+    )
     settings = resolved.settings
     if not settings.model:
         raise UsageError(

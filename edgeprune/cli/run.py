@@ -97,7 +97,7 @@ def demo(output: Path, **values: Any) -> int:
       edgeprune demo
       edgeprune demo --keep 0.2 --method magnitude -o runs/magnitude
     """
-    values = {**values, "calibration": "mnist"}
+    values = {**values, "calibration": "mnist", "look": False}  # the folder's own settings are not about it
     return _walk("edgeprune.demo.lenet:build", output, True, "error", values)
 
 
