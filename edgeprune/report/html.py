@@ -12,6 +12,7 @@ from edgeprune.records import Run, TensorRecord
 from edgeprune.report import charts, figures, tables, wording
 from edgeprune.report.distribution import distribution
 from edgeprune.report.operation_times import operation_times
+from edgeprune.report.tradeoff import tradeoff
 
 SIGNS: dict[figures.Key, str] = {
     "pass": "✓",
@@ -50,6 +51,7 @@ def render(run: Run) -> str:
             "widths": charts.widths(run),
             "chain": charts.error_chain(run),
             "distribution": distribution(run),
+            "tradeoff": tradeoff(run),
             "latency": charts.latency(run),
         },
         operations=operation_times(run),

@@ -8,9 +8,11 @@ import numpy as np
 from report_runs import bare_run, full_run
 
 from edgeprune.by_operation import MOST, paired
-from edgeprune.records import OperationTime, Run
+from edgeprune.records import Candidate, Choice, OperationTime, Run
 from edgeprune.report.distribution import distribution
+from edgeprune.report.html import render
 from edgeprune.report.operation_times import MOST_TARGETS, operation_times
+from edgeprune.report.tradeoff import tradeoff
 from edgeprune.runtimes.jobs import Operation
 from edgeprune.stages.validate import SHARES, error_quantiles
 
@@ -86,3 +88,18 @@ def test_every_traced_target_is_shown_up_to_a_few() -> None:
     many = dataclasses.replace(run, validations=run.validations[:1] * 9)
     assert len(operation_times(many)) == MOST_TARGETS
     assert operation_times(bare_run()) == ()
+
+
+def test_the_chosen_point_is_ringed_among_those_tried() -> None:
+    tried = (Candidate(0.9, 0.2, 0.15), Candidate(0.5, 0.45, 0.4), Candidate(0.2, None, 2.0))
+    choice = Choice("fresh-split", 0.5, 0.99, 0.95, 400, tried, 0.5, True)
+    chart = tradeoff(dataclasses.replace(full_run(), choice=choice))
+    assert chart is not None
+    assert "50.00 % kept: largest 0.4, bound 0.45" in chart.image
+    assert "20.00 % kept: largest 2, no bound; 50.00 % kept was taken" in chart.image
+    assert "though no share kept" not in chart.caption
+    worse = tradeoff(dataclasses.replace(full_run(), choice=dataclasses.replace(choice, good=False)))
+    assert worse is not None
+    assert "though no share kept the limit" in worse.caption
+    assert tradeoff(full_run()) is None
+    assert "Error against size" in render(dataclasses.replace(full_run(), choice=choice))
