@@ -97,7 +97,8 @@ def _walk(line: Line, coupling: Coupling, folder: RunFolder, until: str, progres
     masked_step(line, shrunk, folder, progress)
     shrunk = measured_again(line, shrunk, coupling.graph.batch or 64)
     reference, pruned = (
-        torch_outputs(net, line.holdout, coupling.graph.batch or 64) for net in (model, shrunk.module)
+        torch_outputs(net, line.holdout, coupling.graph.batch or 64)
+        for net in progress((model, shrunk.module), "running held-out samples in torch", 2)
     )
     measured = [validate_step(line, target, reference, folder, progress) for target in line.targets]
     certified = certify_step(line, coupling, shrunk, reference, pruned, measured, folder, progress)
@@ -110,6 +111,7 @@ def _walk(line: Line, coupling: Coupling, folder: RunFolder, until: str, progres
     measures = measure(settings.limits.metrics, folder.path, list(limits))
     asked = dataclasses.replace(settings.limits, regression=Regressions())  # a baseline is the gate's matter
     folder.update(verdict=gate(folder.run, asked, limits, measures=measures))
-    write_bytes(folder.path / "report.html", render(folder.run).encode("utf-8"))
-    write_digests(folder.path)
+    for _ in progress(range(1), "writing the report", 1):
+        write_bytes(folder.path / "report.html", render(folder.run).encode("utf-8"))
+        write_digests(folder.path)
     return folder.run

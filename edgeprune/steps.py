@@ -183,8 +183,9 @@ def export_step(line: Line, module: nn.Module, name: str, folder: RunFolder, pro
                 artifacts={**folder.run.artifacts, name: exporting.describe(final, folder.path)},
                 warnings=(*folder.run.warnings, *([f"{name}: {warning}"] if warning else [])),
             )
-    exported = checked(plain, expected, samples, work / f"{name}-exported", "exported")
-    simpler = checked(final, expected, samples, work / f"{name}-final", "final")
+    for _ in progress(range(1), f"checking the {name} model", 1):
+        exported = checked(plain, expected, samples, work / f"{name}-exported", "exported")
+        simpler = checked(final, expected, samples, work / f"{name}-final", "final")
     return Exported(exported, simpler)
 
 

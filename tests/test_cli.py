@@ -47,6 +47,10 @@ def finished(tmp_path_factory, samples) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "report" in done.stdout
+    told = [line for line in done.stderr.splitlines() if line.endswith(" …")]
+    for step in ("tracing", "choosing", "exporting", "simplifying", "checking", "running on cpu", "writing"):
+        assert any(line.startswith(step) for line in told), f"{step} is told in a log: {done.stderr}"
+    assert "\x1b" not in done.stderr, "no colours, no bars in a log"
     return folder
 
 

@@ -29,8 +29,9 @@ def tradeoff(run: Run) -> Chart | None:
     return Chart(
         image,
         f"Dot: largest error seen on the {wording.count(choice.n)} samples that chose. Diamond: bound of "
-        f"their {wording.percent(choice.quantile)} quantile. Dashed: the limit, {wording.number(choice.limit)}. "
-        f"Ringed: {taken}{'' if choice.good else ', the mildest, though no share kept the limit'}.",
+        f"their {wording.percent(choice.quantile)} quantile. Dashed: the limit, "
+        f"{wording.number(choice.limit)}. Ringed: {taken}"
+        f"{'' if choice.good else ', the mildest, though no share kept the limit'}.",
     )
 
 

@@ -88,9 +88,9 @@ def validate(
     _check_samples(reference, inputs, labels)
     folder = work / target.name
     try:
+        both = progress((("original", original), ("pruned", pruned)), f"running on {target.name}", 2)
         answers = {
-            name: _run_outputs(path, inputs, target, folder / f"outputs-{name}")
-            for name, path in (("original", original), ("pruned", pruned))
+            name: _run_outputs(path, inputs, target, folder / f"outputs-{name}") for name, path in both
         }
     except TargetUnavailable as error:
         logger.warning("%s", error)
