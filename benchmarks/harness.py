@@ -24,6 +24,7 @@ Item = TypeVar("Item")
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ENVIRONMENT = "environment"
+SPEEDUP = "speed-up"
 TOLD = ("platform", "cpu", "cores", "python", "torch", "onnx", "onnxruntime", "onnxsim", "edgeprune")
 """Fields of `edgeprune.records.Environment` that become rows, in the order they are printed."""
 
@@ -218,6 +219,17 @@ def by_figure(rows: Sequence[Row]) -> Table:
         lines.append((subject, *(_told(values) for values in found)))
     head = tuple(f"{name}, {unit}" if unit else name for name, unit in names)
     return Table(("", *head), tuple(lines), environment_line(rows))
+
+
+def by_ratio(rows: Sequence[Row]) -> Table:
+    """A line per net and ratio, a column per rounding."""
+    found = {(r.subject, r.size, r.method): float(r.value) for r in rows if r.figure == SPEEDUP}
+    methods = list(dict.fromkeys(method for _, _, method in found))
+    lines = [
+        (f"{subject}, {size} cut", *(f"{number(found[subject, size, m])}×" for m in methods))
+        for subject, size in dict.fromkeys((subject, size) for subject, size, _ in found)
+    ]
+    return Table(("net", *methods), tuple(lines), environment_line(rows))
 
 
 def _cell(rows: Sequence[Row], first: str, second: str) -> str:

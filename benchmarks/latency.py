@@ -14,13 +14,13 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness import Row, Table, environment_line, environment_rows, finish, number, options
+from benchmarks.harness import SPEEDUP as FIGURE
+from benchmarks.harness import Row, by_ratio, environment_rows, finish, options
 from benchmarks.net_shapes import NETS
 from edgeprune.profiles import find_target
 from edgeprune.progress import silent
@@ -29,19 +29,6 @@ from edgeprune.stages.validate import validate
 from edgeprune.target import Target
 
 RATIOS = (0.05, 0.3, 0.5)
-FIGURE = "speed-up"
-
-
-def by_ratio(rows: Sequence[Row]) -> Table:
-    """A line per net and ratio, a column per rounding."""
-    found = {(r.subject, r.size, r.method): float(r.value) for r in rows if r.figure == FIGURE}
-    methods = list(dict.fromkeys(method for _, _, method in found))
-    lines = [
-        (f"{subject}, {size} cut", *(f"{number(found[subject, size, m])}×" for m in methods))
-        for subject, size in dict.fromkeys((subject, size) for subject, size, _ in found)
-    ]
-    return Table(("net", *methods), tuple(lines), environment_line(rows))
-
 
 LAYOUT = by_ratio
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.harness import RESULTS, Layout, Row, Table, by_figure, by_size, load, sized
+from benchmarks.harness import RESULTS, Layout, Row, Table, by_figure, by_ratio, by_size, load, sized
 from edgeprune.errors import UsageError
 from edgeprune.files import write_text
 
@@ -34,6 +34,10 @@ def of_script(name: str) -> Layout:
 
 
 LAYOUTS: Mapping[str, Layout] = {
+    "gate_noise": by_figure,
+    "drift": by_figure,
+    "latency": by_ratio,
+    "speedup": by_figure,
     "lenet": by_size,
     "learned": by_size,
     "cnn": by_size,

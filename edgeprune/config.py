@@ -22,6 +22,21 @@ from edgeprune.limits import Limits
 from edgeprune.records import SettingRecord, to_json
 from edgeprune.tables import read_table, read_toml
 
+BudgetName = Literal["keep", "params", "macs", "bytes", "speedup", "latency_ms"]
+
+QUICK: dict[str, Any] = {
+    "samples": 512,
+    "learn_steps": 300,
+    "budget_s": 3.0,
+    "balls": 10,
+    "attack_steps": 15,
+    "attack_restarts": 4,
+}
+"""What `quick` sets where nothing else was asked for."""
+
+BUDGETS: tuple[BudgetName, ...] = ("keep", "params", "macs", "bytes", "speedup", "latency_ms")
+"""Settings that say how small the net shall be; one of them at most is given."""
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "moments": ("samples", "synthetic", "moments", "none"),
     "direction": ("bottom-up", "top-down"),
@@ -49,6 +64,10 @@ class Settings:
         macs: share of the multiply-accumulates to keep, instead of `keep`.
         ratios: shares to keep that are tried; the smallest that limit `statistical_error` allows is taken.
         selection: how that spoils no certificate: `fresh-split` or `learn-then-test`.
+        bytes: share of the weights' bytes to keep, instead of `keep`.
+        speedup: how many times as fast the pruned model shall be on the first target that can be timed,
+            instead of `keep`.
+        latency_ms: milliseconds that it may take there, instead of `keep`.
         moments: where second moments come from: `samples`, `synthetic` (inputs made from batch norms),
             `moments` (the samples' mean and covariance) or `none` (the weights alone).
         direction: `bottom-up`, or `top-down` for methods that look at weights only.
@@ -88,6 +107,8 @@ class Settings:
         attack_steps: gradient steps of the search for large errors.
         attack_restarts: starts of that search.
         limits: of the gate.
+        quick: a first impression in place of a verdict to rely on: what `QUICK` holds for all that was not
+            given, one pass a bound, and few launches; the record says so.
     """
 
     model: str = ""
@@ -102,6 +123,9 @@ class Settings:
     macs: float | None = None
     ratios: tuple[float, ...] = ()
     selection: str = "fresh-split"
+    bytes: float | None = None
+    speedup: float | None = None
+    latency_ms: float | None = None
     moments: str = "samples"
     direction: str = "bottom-up"
     allocation: str = "uniform"
@@ -138,17 +162,10 @@ class Settings:
     attack_steps: int = 60
     attack_restarts: int = 16
     limits: Limits = field(default_factory=Limits)
+    quick: bool = False
 
     def __post_init__(self) -> None:
-        budgets = {kind: getattr(self, kind) for kind in ("keep", "params", "macs")}
-        given = {kind: share for kind, share in budgets.items() if share is not None}
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} are different budgets; give one of them")
-        for kind, share in given.items():
-            if not 0.0 < share <= 1.0:
-                raise ValueError(f"{kind} is a share above 0 and at most 1, not {share:g}")
-        if self.ratios and given:
-            raise ValueError(f"ratios and {' and '.join(given)} are different budgets; give one of them")
+        self._check_budget()
         if any(not 0.0 < share <= 1.0 for share in self.ratios) or len(set(self.ratios)) != len(self.ratios):
             raise ValueError(f"ratios are different shares above 0 and at most 1, not {list(self.ratios)}")
         for name in ("confidence", "quantile"):
@@ -197,14 +214,30 @@ class Settings:
             return parse_domains(self.domain)
         return (DomainSpec(low=self.domain[0], high=self.domain[1]),)
 
+    def _check_budget(self) -> None:
+        given = {kind: getattr(self, kind) for kind in BUDGETS if getattr(self, kind) is not None}
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are different budgets; give one of them")
+        if self.ratios and given:
+            raise ValueError(f"ratios and {' and '.join(given)} are different budgets; give one of them")
+        for kind, value in given.items():
+            if kind == "speedup":
+                if not (math.isfinite(value) and value > 1.0):
+                    raise ValueError(f"speedup is how many times as fast, above 1, not {value:g}")
+            elif kind == "latency_ms":
+                if not (math.isfinite(value) and value > 0.0):
+                    raise ValueError(f"latency_ms is a time above 0, not {value:g}")
+            elif not 0.0 < value <= 1.0:
+                raise ValueError(f"{kind} is a share above 0 and at most 1, not {value:g}")
+
     @property
-    def budget(self) -> tuple[Literal["keep", "params", "macs"], float]:
-        """Which budget applies, and its share."""
-        if self.params is not None:
-            return "params", self.params
-        if self.macs is not None:
-            return "macs", self.macs
-        return "keep", 0.5 if self.keep is None else self.keep
+    def budget(self) -> tuple[BudgetName, float]:
+        """Which budget applies, and its share or its number."""
+        for kind in BUDGETS:
+            value: float | None = getattr(self, kind)
+            if value is not None:
+                return kind, value
+        return "keep", 0.5
 
 
 def _check_domain(settings: Settings) -> None:
@@ -221,7 +254,7 @@ def _check_domain(settings: Settings) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """Settings, and where each value came from: `default`, `flag`, `call`, or the file's path."""
+    """Settings, and where each value came from: `default`, `flag`, `call`, `quick`, or the file's path."""
 
     settings: Settings
     origins: Mapping[str, str]
@@ -254,17 +287,20 @@ def resolve(
     """
     path, content = read_config(file) if file is not None or search else (None, {})
     flags = {name: value for name, value in given.items() if value is not None and value != ()}
-    kinds = ("keep", "params", "macs", "ratios")
+    kinds = (*BUDGETS, "ratios")
     if any(kind in flags for kind in kinds):
         content = {key: value for key, value in content.items() if key not in kinds}
     limits = flags.pop("limits", Limits())
     from_file = read_table(Settings, content, str(path or "edgeprune.toml"))
     merged = limits.over(from_file.limits)
+    hurried = QUICK if flags.get("quick", content.get("quick", False)) else {}
+    hurried = {name: value for name, value in hurried.items() if name not in flags and name not in content}
     try:
-        settings = dataclasses.replace(from_file, **flags, limits=merged)
+        settings = dataclasses.replace(from_file, **flags, **hurried, limits=merged)
     except ValueError as error:
         raise UsageError(f"{error}.") from error
     origins = {name: str(path) for name in content} | dict.fromkeys(flags, origin)
+    origins |= dict.fromkeys(hurried, "quick")
     if limits.anything():
         origins["limits"] = origin if "limits" not in content else f"{path} and {origin}"
     return Resolved(settings, origins)

@@ -83,3 +83,8 @@ class Labels:
 
     def __len__(self) -> int:
         return self._size
+
+
+def is_single(axes: Axes | tuple[Axes | None, ...]) -> bool:
+    """Whether these are the axes of one tensor, not of several."""
+    return all(isinstance(axis, np.ndarray) for axis in axes)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 
+from edgeprune.allocation import AllocationRecord, GroupPrices, WidthsTried
 from edgeprune.budget import Budget, Multiples
 from edgeprune.config import Settings
+from edgeprune.costs import Costs, Piece, counted
+from edgeprune.errors import UsageError
 from edgeprune.families import emphasised
 from edgeprune.graph import Coupling
+from edgeprune.latency_budget import Fitted, dense_groups, fit
 from edgeprune.observation.knowledge import know
 from edgeprune.plan import Plan
 from edgeprune.preparation import Line
@@ -20,7 +26,7 @@ from edgeprune.progress import Progress
 from edgeprune.stages.allocate import allocate
 from edgeprune.stages.choose import Manner, choose
 from edgeprune.stages.couple import couple
-from edgeprune.stages.distribute import Curve, curves, distribute
+from edgeprune.stages.distribute import Answer, Curve, answers, curves, distribute, front, grid
 from edgeprune.stages.radii import radii
 from edgeprune.stages.trace import trace
 from edgeprune.worst_case import weighed_again
@@ -40,16 +46,97 @@ def coupled(line: Line, progress: Progress) -> Coupling:
     )
 
 
-def allotted(line: Line, coupling: Coupling, progress: Progress) -> dict[str, int]:
+FRONT = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Shares of the price for which the least error is recorded."""
+TOLD = 33
+"""Widths of a group whose price is recorded, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allotment:
+    """How many units each group keeps, how that came about, and what the user should know of it."""
+
+    widths: dict[str, int]
+    record: AllocationRecord
+    warnings: tuple[str, ...] = ()
+
+
+def allotted(line: Line, coupling: Coupling, progress: Progress) -> Allotment:
     """How many units each group keeps: the same share everywhere, or less where less is lost."""
     multiples = multiples_of(line.settings, line.targets)
-    settings, budget = line.settings, Budget(*line.settings.budget)
-    if settings.allocation == "uniform":
-        return allocate(coupling, budget, multiples)
-    knowledge = know(
-        coupling, settings.moments, line.fit, settings.seed, bounds=line.bounds, progress=progress
+    settings = line.settings
+    found: dict[str, Curve] | None = None
+    if settings.allocation == "global":
+        knowledge = know(
+            coupling, settings.moments, line.fit, settings.seed, bounds=line.bounds, progress=progress
+        )
+        found = _weighed(coupling, settings, curves(coupling, knowledge, settings.seed, progress))
+    kind, value = settings.budget
+    if kind == "speedup" or kind == "latency_ms":
+        fitted = fit(line, coupling, multiples, found, progress)
+        record = _timed_record(fitted, coupling, multiples, found)
+        return Allotment(fitted.chosen.answer.widths, record, fitted.warnings())
+    budget = Budget(kind, value)
+    costs = counted(coupling, kind) if settings.price_mix is None else _mixed(coupling, settings.price_mix)
+    if found is None:
+        made: tuple[Answer, ...] = (Answer(allocate(coupling, budget, multiples, costs), "uniform", 0.0),)
+    else:
+        made = answers(coupling, budget, multiples, found, costs)
+    candidates = tuple(
+        WidthsTried(
+            one.how, costs.share(one.widths), None if found is None else one.error, chosen=one is made[0]
+        )
+        for one in made
     )
-    return spread(coupling, settings, multiples, curves(coupling, knowledge, settings.seed, progress))
+    record = AllocationRecord(
+        budget.option, costs.unit, value, candidates[0].predicted, costs.price({}), None, candidates,
+        _front(coupling, multiples, found, costs), (), _prices(coupling, multiples, found, costs),
+    )  # fmt: skip
+    return Allotment(made[0].widths, record)
+
+
+def _timed_record(
+    fitted: Fitted, coupling: Coupling, multiples: Multiples, found: dict[str, Curve] | None
+) -> AllocationRecord:
+    """What was measured on the way to a budget of time."""
+    candidates = tuple(
+        WidthsTried(
+            one.answer.how,
+            one.predicted,
+            None if found is None else one.answer.error,
+            (one.latency.ratio, one.latency.ratio_low, one.latency.ratio_high),
+            one is fitted.chosen,
+        )
+        for one in fitted.tried
+    )
+    least = {group.name: int(grid(group, multiples.multiple(group))[0]) for group in coupling.groups}
+    dense = dense_groups(fitted.costs, fitted.chosen.answer.widths, least)
+    return AllocationRecord(
+        fitted.option, "ms", fitted.asked, fitted.chosen.latency.ratio, fitted.costs.price({}),
+        fitted.target.name, candidates, _front(coupling, multiples, found, fitted.costs),
+        tuple(dense.items()), _prices(coupling, multiples, found, fitted.costs),
+    )  # fmt: skip
+
+
+def _front(
+    coupling: Coupling, multiples: Multiples, found: dict[str, Curve] | None, costs: Costs
+) -> tuple[tuple[float, float], ...]:
+    return () if found is None else front(coupling, multiples, found, costs, FRONT)
+
+
+def _prices(
+    coupling: Coupling, multiples: Multiples, found: dict[str, Curve] | None, costs: Costs
+) -> tuple[GroupPrices, ...]:
+    """The price of every group's widths, the other groups whole."""
+    rows = []
+    for group in coupling.groups:
+        widths = grid(group, multiples.multiple(group))
+        if len(widths) > TOLD:
+            widths = widths[np.unique(np.round(np.linspace(0, len(widths) - 1, TOLD)).astype(np.int64))]
+        errors = () if found is None else tuple(float(e) for e in found[group.name].error[widths])
+        prices = costs.along({}, group.name, widths)
+        rows.append(GroupPrices(group.name, tuple(widths.tolist()), tuple(prices.tolist()), errors))
+    return tuple(rows)
 
 
 def spread(
@@ -65,13 +152,36 @@ def spread(
         found: the error curve of each group.
         prices: of this net, where they are known already.
     """
+    weighed = _weighed(coupling, settings, found)
+    costs = None if settings.price_mix is None else _mixed(coupling, settings.price_mix, prices)
+    return distribute(coupling, counted_budget(settings), multiples, weighed, costs, exact=prices is None)
+
+
+def counted_budget(settings: Settings) -> Budget:
+    """The budget of what can be counted without running anything.
+
+    Raises:
+        UsageError: the settings ask for a time.
+    """
+    kind, value = settings.budget
+    if kind == "speedup" or kind == "latency_ms":
+        raise UsageError(f"--{kind.replace('_', '-')}: a budget of time is for `run`; leave it out.")
+    return Budget(kind, value)
+
+
+def _weighed(coupling: Coupling, settings: Settings, found: Mapping[str, Curve]) -> dict[str, Curve]:
+    """The curves with families weighed as the settings say."""
     errors = emphasised(coupling, {name: curve.error for name, curve in found.items()}, settings.emphasis)
-    weighed = {name: Curve(name, error) for name, error in errors.items()}
-    budget, mix = Budget(*settings.budget), settings.price_mix
-    if mix is None:
-        return distribute(coupling, budget, multiples, weighed)
-    price = (prices or Prices.of(coupling)).mixed(mix)
-    return distribute(coupling, budget, multiples, weighed, price, polynomial=True)
+    return {name: Curve(name, error) for name, error in errors.items()}
+
+
+def _mixed(coupling: Coupling, share: float, prices: Prices | None = None) -> Costs:
+    """The mix of two counted prices, as one piece on all groups."""
+    price = (prices or Prices.of(coupling)).mixed(share)
+    whole = {group.name: group.size for group in coupling.groups}
+    names = tuple(whole)
+    piece = Piece(names, lambda widths: price(dict(zip(names, widths, strict=True))))
+    return Costs("mix", "of the whole", whole, 0.0, (piece,))
 
 
 def multiples_of(settings: Settings, targets: Sequence[Target]) -> Multiples:

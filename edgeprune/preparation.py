@@ -24,6 +24,12 @@ from edgeprune.records import Environment, ModelRecord, Run, Split, TensorRecord
 from edgeprune.samples import Array, CalibrationData
 from edgeprune.splits import halves, refuse_overlap, split_of
 
+HURRIED = (
+    "--quick: a first impression. Latencies are of at most three processes, bounds of one pass and a few "
+    "seconds, attacks short; run without it for figures to rely on."
+)
+"""What a quick run's record begins with."""
+
 NOISE = 256
 """Samples of noise that stand in for a calibration set when none is given."""
 
@@ -93,6 +99,8 @@ def prepare(
         UsageError: a target, a calibration set or the inputs are missing or do not fit.
     """
     targets = tuple(find_target(name) for name in settings.target)
+    if settings.quick:
+        targets = tuple(replace(target, measure=target.measure.hurried()) for target in targets)
     doubled = [t.name for t in targets if [u.name for u in targets].count(t.name) > 1]
     if doubled:
         raise UsageError(f"--target {doubled[0]}: is given twice; name each target once.")
@@ -262,7 +270,10 @@ def empty_run(line: Line, resolved: Resolved, about: Environment) -> Run:
         outputs=tuple(_tensor(f"output{k}", y) for k, y in enumerate(outputs)),
         notes=line.loaded.notes,
     )
-    return Run(model=model, environment=about, settings=resolved.records(), splits=line.splits)
+    warnings = (HURRIED,) if resolved.settings.quick else ()
+    return Run(
+        model=model, environment=about, settings=resolved.records(), splits=line.splits, warnings=warnings
+    )
 
 
 def _outputs(line: Line) -> tuple[Tensor, ...]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from edgeprune.allocation import AllocationRecord as AllocationRecord
 from edgeprune.errors import UsageError
 from edgeprune.files import write_text
 from edgeprune.measurements import Drift, Latency, OperationTime, Validation
@@ -145,6 +146,7 @@ class PlanRecord:
     macs: tuple[int, int]
     shrunk: Literal["module", "graph"] = "module"
     shrunk_reason: str = ""
+    allocation: AllocationRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)

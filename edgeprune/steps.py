@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from edgeprune import splits
+from edgeprune.advice import advice
 from edgeprune.budget import Cost, cost
 from edgeprune.by_operation import by_operation
 from edgeprune.choice import chosen
@@ -28,11 +29,11 @@ from edgeprune.folder import RunFolder, key_of
 from edgeprune.graph import Coupling
 from edgeprune.learning import learn
 from edgeprune.plan import Cuts, Shrunk
-from edgeprune.planning import allotted, planned
+from edgeprune.planning import Allotment, allotted, planned
 from edgeprune.preparation import Line
 from edgeprune.profiles import Target
 from edgeprune.progress import Progress
-from edgeprune.records import Certificate, GroupRecord, PlanRecord, Run, Training, Validation, to_json
+from edgeprune.records import Certificate, GroupRecord, PlanRecord, Run, Training, to_json
 from edgeprune.samples import Array
 from edgeprune.stages import export as exporting
 from edgeprune.stages.certify import Certified, Search, certify
@@ -55,12 +56,13 @@ def shrink_step(line: Line, coupling: Coupling, folder: RunFolder, progress: Pro
             found = chosen(
                 line,
                 coupling.graph.batch or 64,
-                lambda asked: _made(replace(line, settings=asked), coupling, folder, progress)[0],
+                lambda asked: _made(replace(line, settings=asked), coupling, folder, progress).shrunk,
                 progress,
             )
             line = replace(line, settings=found.settings)
             folder.update(choice=found.choice)
-        shrunk, trained = _made(line, coupling, folder, progress)
+        made = _made(line, coupling, folder, progress)
+        shrunk = made.shrunk
         shrunk.cuts.save(path / "plan.json")
         _save_weights(shrunk.module, path / "pruned.safetensors")
         used = {"fit": [x.numpy() for x in line.fit]} if line.fit is not None else {}
@@ -69,22 +71,32 @@ def shrink_step(line: Line, coupling: Coupling, folder: RunFolder, progress: Pro
         keep = {name: np.array(index) for name, index in shrunk.cuts.keep.items()}
         before, after = cost(coupling, {}), cost(coupling, keep)
         folder.update(
-            plan=_plan_record(coupling, shrunk, settings.method, before, after),
-            trainings=trained,
-            warnings=(*folder.run.warnings, *_lessons(trained)),
+            plan=replace(
+                _plan_record(coupling, shrunk, settings.method, before, after),
+                allocation=made.allotment.record,
+            ),
+            trainings=made.trainings,
+            warnings=(*folder.run.warnings, *_lessons(made.trainings), *made.allotment.warnings),
         )
     return shrunk
 
 
-def _made(
-    line: Line, coupling: Coupling, folder: RunFolder, progress: Progress
-) -> tuple[Shrunk, tuple[Training, ...]]:
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What the settings gave, and on what way."""
+
+    shrunk: Shrunk
+    trainings: tuple[Training, ...]
+    allotment: Allotment
+
+
+def _made(line: Line, coupling: Coupling, folder: RunFolder, progress: Progress) -> _Made:
     """Allocated, chosen, shrunk and trained as the settings say."""
-    widths = allotted(line, coupling, progress)
-    plan = planned(line, coupling, widths, progress)
+    allotment = allotted(line, coupling, progress)
+    plan = planned(line, coupling, allotment.widths, progress)
     traced = as_traced(coupling, line.inputs)
     shrunk = shrink(line.loaded.module, coupling, plan, traced, line.settings.exclude)
-    return learn(line, coupling, shrunk, folder, progress)
+    return _Made(*learn(line, coupling, shrunk, folder, progress), allotment)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -261,7 +273,7 @@ def validate_step(
         others = tuple(v for v in folder.run.validations if v.target != target.name)
         folder.update(
             validations=(*others, measured.validation),
-            warnings=(*folder.run.warnings, *_advice(target, measured.validation)),
+            warnings=(*folder.run.warnings, *advice(target, measured.validation, folder.run.plan)),
         )
     return measured
 
@@ -276,19 +288,6 @@ def _save_outputs(path: Path, outputs: Sequence[Array]) -> None:
     stream = io.BytesIO()
     np.savez(stream, **{f"{k:03d}": array for k, array in enumerate(outputs)})  # type: ignore[arg-type]
     write_bytes(path, stream.getvalue())
-
-
-def _advice(target: Target, validation: Validation) -> tuple[str, ...]:
-    latency = validation.latency
-    if latency is not None and latency.ratio_low > 1.0:
-        return (
-            (
-                f"{target.name}: the pruned model is slower than the original ({latency.ratio:.2f}×). Widths "
-                "off the target's channel grid are the usual cause; see --multiple, prune more, or leave the "
-                "model dense."
-            ),
-        )
-    return ()
 
 
 def certify_step(
@@ -327,7 +326,8 @@ def certify_step(
             Proof(
                 settings.bound,
                 settings.budget_s,
-                jobs=settings.jobs,
+                1 if settings.quick else Proof().passes,
+                settings.jobs,
                 radius=settings.robust,
                 balls=settings.balls,
                 local=line.local,

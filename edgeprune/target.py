@@ -6,7 +6,7 @@ The dataclasses are the schema of a target's TOML file, which `edgeprune.profile
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -130,6 +130,18 @@ class Measure:
             )
         if not 0.5 <= self.confidence < 1:
             raise ValueError(f"confidence must be in [0.5, 1), not {self.confidence:g}")
+
+    def hurried(self) -> Measure:
+        """The same for a first impression: few launches, few runs, a short budget."""
+        launches = min(self.launches_min, 3)
+        return replace(
+            self,
+            launches_min=launches,
+            launches_max=launches,
+            pairs=min(self.pairs, 40),
+            warm_up=min(self.warm_up, 5),
+            budget_s=min(self.budget_s, 15.0),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,7 @@ def inspect(model: str | None, as_json: bool, **values: Any) -> int:
 
 @click.command()
 @click.argument("name", required=False, metavar="[NAME]")
+@options.inventory_option
 @click.option("--check", is_flag=True, help="Try whether it can be reached and has its provider.")
 @options.json_option
 def targets(name: str | None, check: bool, as_json: bool) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from edgeprune.cli import options
 from edgeprune.cli.console import Bars, show
 
 if TYPE_CHECKING:
@@ -41,12 +41,7 @@ def _options(command: CommandT) -> CommandT:
             click.option(
                 "--seed", type=int, default=0, show_default=True, help="Of noise and random orders."
             ),
-            click.option(
-                "--inventory",
-                type=click.Path(path_type=Path),
-                metavar="FILE",
-                help="Your machines, for targets by ssh [default: ~/.config/edgeprune/inventory.toml].",
-            ),
+            options.inventory_option,
             click.option("--json", "as_json", is_flag=True, help="Print JSON, with every raw sample."),
         )
     ):
@@ -60,7 +55,7 @@ def _options(command: CommandT) -> CommandT:
 @click.option("--launches", type=click.IntRange(1), default=4, show_default=True, help="Fresh processes.")
 def profile(
     source: Path, target: str, inputs: Path | None, operations: bool, seed: int,
-    inventory: Path | None, as_json: bool, launches: int,
+    as_json: bool, launches: int,
 ) -> int:  # fmt: skip
     r"""Time an ONNX file alone: load, first run, steady state, and where the time goes.
 
@@ -74,7 +69,6 @@ def profile(
     from edgeprune.records import to_json
     from edgeprune.stages.profile import profile as measure
 
-    _use(inventory)
     where = find_target(target)
     found = []
     for model in _models(source):
@@ -105,7 +99,7 @@ def profile(
 @click.option("--latency/--no-latency", default=True, help="Measure latency [default: on].")
 def compare(
     first: Path, second: Path, target: str, inputs: Path | None, operations: bool, seed: int,
-    inventory: Path | None, as_json: bool, latency: bool,
+    as_json: bool, latency: bool,
 ) -> int:  # fmt: skip
     r"""Compare two ONNX files on a target: outputs, latency in pairs, memory, and by operation.
 
@@ -119,7 +113,6 @@ def compare(
     from edgeprune.records import to_json
     from edgeprune.side_by_side import compare as measure
 
-    _use(inventory)
     where = find_target(target)
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as work:
         found = measure(
@@ -183,12 +176,6 @@ def package(
         for reason, count in found.reasons().items():
             click.echo(f"{found.provider}: {count} stay on the CPU: {reason}")
     return 0
-
-
-def _use(inventory: Path | None) -> None:
-    """The transports find the inventory by its variable, as a user's own scripts do."""
-    if inventory is not None:
-        os.environ["EDGEPRUNE_INVENTORY"] = str(inventory)
 
 
 def _models(source: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = [
     "domain_option",
     "export_options",
     "given",
+    "inventory_option",
     "json_option",
     "latency_option",
     "limit_options",
@@ -135,6 +137,18 @@ prune_options = together(
         f"testing on all [default: {DEFAULT.selection}].",
     ),
     click.option(
+        "--bytes", type=float, metavar="SHARE", help="Share of the weights' bytes to keep, instead of --keep."
+    ),
+    click.option(
+        "--speedup",
+        type=float,
+        metavar="TIMES",
+        help="How many times as fast on the first target that can be timed, instead of --keep.",
+    ),
+    click.option(
+        "--latency-ms", type=float, metavar="MS", help="Milliseconds it may take there, instead of --keep."
+    ),
+    click.option(
         "--moments",
         type=click.Choice(CHOICES["moments"]),
         help=f"Where second moments come from [default: {DEFAULT.moments}].",
@@ -235,6 +249,22 @@ target_option = click.option(
     multiple=True,
     metavar="NAME",
     help="Where to validate: a name or a .toml; repeatable [default: cpu].",
+)
+
+
+def _use(_: click.Context, __: click.Parameter, inventory: Path | None) -> None:
+    """The transports find the inventory by its variable, as a user's own scripts do."""
+    if inventory is not None:
+        os.environ["EDGEPRUNE_INVENTORY"] = str(inventory)
+
+
+inventory_option = click.option(
+    "--inventory",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    expose_value=False,
+    callback=_use,
+    help="Your machines, for targets by ssh [default: ~/.config/edgeprune/inventory.toml].",
 )
 latency_option = click.option("--latency/--no-latency", default=None, help="Measure latency [default: on].")
 

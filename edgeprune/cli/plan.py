@@ -57,7 +57,7 @@ def plan(model: str | None, epsilon: float | None, delta: float, as_json: bool, 
         sizes = sample_sizes(coupling, radii(coupling, line.everywhere, line.inputs), epsilon, delta)
         _told_sizes(sizes, epsilon, delta, as_json)
         return 0
-    found = foreseen(coupling, planned(line, coupling, allotted(line, coupling, Bars()), Bars()))
+    found = foreseen(coupling, planned(line, coupling, allotted(line, coupling, Bars()).widths, Bars()))
     if as_json:
         click.echo(json.dumps(to_json(found), indent=1))
         return 0

@@ -38,11 +38,18 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Start anew ev
 @options.prune_options
 @options.export_options
 @options.target_option
+@options.inventory_option
 @options.latency_option
 @options.certify_options
 @options.bound_option("--bound")
 @options.limit_options
 @options.output_options
+@click.option(
+    "--quick",
+    is_flag=True,
+    default=None,
+    help="A first impression: few launches, short bounds and attacks; the record says so.",
+)
 @click.option(
     "-o",
     "--output",
@@ -70,6 +77,7 @@ def run(model: str | None, output: Path | None, overwrite: bool, inconclusive: A
 @options.model_options
 @options.prune_options
 @options.target_option
+@options.inventory_option
 @_output()
 @overwrite_option
 def prune(model: str | None, output: Path, overwrite: bool, **values: Any) -> int:

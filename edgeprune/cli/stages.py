@@ -105,6 +105,7 @@ def simplify(source: Path, output: Path, time_limit: float, seed: int) -> int:
 @click.command()
 @options.run_argument
 @options.target_option
+@options.inventory_option
 @options.latency_option
 @options.limit_options
 @options.output_options

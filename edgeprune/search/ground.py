@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.budget import Budget, Cost, Multiples, cost
+from edgeprune.budget import Cost, Multiples, cost
 from edgeprune.config import Settings
-from edgeprune.planning import spread
+from edgeprune.planning import counted_budget, spread
 from edgeprune.pricing import Prices
 from edgeprune.search.bench import Bench
 from edgeprune.search.objectives import Condition, Objective
@@ -95,7 +95,7 @@ def drafted(ground: Ground, space: Space, rules: Rules, params: Mapping[str, Any
     if space.weighed:
         widths = spread(coupling, settings, ground.multiples, ground.curves, ground.prices)
     else:
-        widths = allocate(coupling, Budget(*settings.budget), ground.multiples)
+        widths = allocate(coupling, counted_budget(settings), ground.multiples)
     left = cost(coupling, {name: np.arange(width) for name, width in widths.items()})
     known = {
         "macs": left.macs / max(ground.whole.macs, 1),

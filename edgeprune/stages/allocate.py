@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
-
-from edgeprune.budget import Budget, Multiples, cost
-from edgeprune.errors import UsageError
+from edgeprune.budget import Budget, Multiples, limit_of
+from edgeprune.costs import Costs, counted
 from edgeprune.graph import Coupling
 
 
-def allocate(coupling: Coupling, budget: Budget, multiples: Multiples) -> dict[str, int]:
+def allocate(
+    coupling: Coupling, budget: Budget, multiples: Multiples, costs: Costs | None = None
+) -> dict[str, int]:
     """The number of units each group keeps.
 
-    A share of units is applied to every group alike; a share of parameters or
-    multiply-accumulates is met by the largest such uniform share whose cost fits.
+    A share of units is applied to every group alike; a share of any other price is met by the
+    largest such uniform share whose price fits.
+
+    Args:
+        costs: another price than the budget's kind counts; its limit is the budget's share of the whole.
 
     Raises:
         UsageError: the share is out of (0, 1], or no width meets the budget.
     """
-    if not 0.0 < budget.share <= 1.0:
-        raise UsageError(f"--{budget.kind} {budget.share:g}: a share must be above 0 and at most 1.")
+    priced = costs or counted(coupling, budget.counted)
     if budget.kind == "keep":
+        limit_of(budget, priced, {})
         return _widths(coupling, budget.share, multiples)
-    whole = getattr(cost(coupling, {}), budget.kind)
+    limit = limit_of(budget, priced, _widths(coupling, 0.0, multiples))
     low, high = 0.0, 1.0
-    if not _fits(coupling, _widths(coupling, 0.0, multiples), budget, whole):
-        least = _share(coupling, _widths(coupling, 0.0, multiples), budget, whole)
-        raise UsageError(
-            f"--{budget.kind} {budget.share:g}: the smallest net that the groups and the grid allow still "
-            f"takes {least:.3f} of the original; ask for more, or see `edgeprune inspect` for what is pinned."
-        )
-    if _fits(coupling, _widths(coupling, 1.0, multiples), budget, whole):
+    if priced.price({}) <= limit:
         return _widths(coupling, 1.0, multiples)
     for _ in range(24):
         middle = (low + high) / 2
-        if _fits(coupling, _widths(coupling, middle, multiples), budget, whole):
+        if priced.price(_widths(coupling, middle, multiples)) <= limit:
             low = middle
         else:
             high = middle
@@ -59,13 +54,3 @@ def rounded(size: int, share: float, multiple: int) -> int:
         return min(size, max(1, round(share * size)))
     steps = max(1, round(share * size / multiple))
     return min(size, steps * multiple)
-
-
-def _share(coupling: Coupling, widths: Mapping[str, int], budget: Budget, whole: int) -> float:
-    keep = {name: np.arange(width) for name, width in widths.items()}
-    left: int = getattr(cost(coupling, keep), budget.kind)
-    return left / whole if whole else 1.0
-
-
-def _fits(coupling: Coupling, widths: Mapping[str, int], budget: Budget, whole: int) -> bool:
-    return _share(coupling, widths, budget, whole) <= budget.share

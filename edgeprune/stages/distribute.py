@@ -6,37 +6,37 @@ err_g(m) of each group and a price of all widths together,
     minimise  Σ_g err_g(m_g)   subject to   price(m) ≤ budget,   m_g on the target's grid.
 
 The price of a net is a sum of products of widths (a layer costs inputs × outputs), so groups cannot be
-priced one by one. The Lagrangian Σ err + λ price is minimised by turns, one group at a time and exactly
-over its whole grid, and λ is found by bisection; what the budget still leaves then goes to the groups that
-gain most from it. Any price will do: parameters and multiply-accumulates are counted here, a table of
-measured latencies plugs in as another `Price`.
+priced one by one. Two searches are made, and the answer that loses less is taken. *Greedy*: the Lagrangian
+Σ err + λ price is minimised by turns, one group at a time and exactly over its whole grid, and λ is found by
+bisection. *Programme*: an integer programme over a part of every grid (`edgeprune.programme`). What either
+leaves of the budget goes to the groups that gain most from it. Any price will do: units, parameters,
+multiply-accumulates, bytes, or milliseconds from a table that was measured on a target (`edgeprune.costs`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from edgeprune.budget import Budget, Multiples, cost
+from edgeprune.budget import Budget, Multiples, limit_of
 from edgeprune.coresets import Hearing
 from edgeprune.coresets.elimination import backward
-from edgeprune.errors import CalibrationError, UsageError
+from edgeprune.costs import Costs, counted
+from edgeprune.errors import CalibrationError
 from edgeprune.graph import Coupling, Group
 from edgeprune.observation import Scene, gather
 from edgeprune.observation.knowledge import Knowledge
+from edgeprune.programme import programmed
 from edgeprune.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
-
-Price = Callable[[Mapping[str, int]], float]
-"""What a net of these widths costs, by group; groups that are not named are whole."""
 
 BISECTIONS = 30
 TURNS = 3
@@ -85,18 +85,18 @@ def _curve(hearings: tuple[Hearing, ...], size: int) -> Floats:
     return np.maximum.accumulate(backward(hearings).curve[::-1])[::-1]
 
 
-def counted(coupling: Coupling, kind: str) -> Price:
-    """The price in parameters or multiply-accumulates, or in units (`keep`)."""
-    sizes = {group.name: group.size for group in coupling.groups}
-    if kind == "keep":
-        return lambda widths: float(sum({**sizes, **widths}.values()))
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Widths, and what they lose.
 
-    def price(widths: Mapping[str, int]) -> float:
-        return float(
-            getattr(cost(coupling, {name: np.arange(width) for name, width in widths.items()}), kind)
-        )
+    Attributes:
+        how: `greedy` or `programme`.
+        error: the sum of the groups' expected relative squared errors.
+    """
 
-    return price
+    widths: dict[str, int]
+    how: str
+    error: float
 
 
 def distribute(
@@ -104,36 +104,68 @@ def distribute(
     budget: Budget,
     multiples: Multiples,
     found: Mapping[str, Curve],
-    price: Price | None = None,
-    polynomial: bool = False,
+    costs: Costs | None = None,
+    exact: bool = True,
 ) -> dict[str, int]:
     """The widths that lose least within the budget.
 
     Args:
-        price: another price than the budget's kind counts; its limit is the budget's share of the whole.
-        polynomial: whether that price is of degree two in any one width, as counts are.
+        costs: another price than the budget's kind counts; its limit is the budget's share of the whole.
+        exact: also try the integer programme, which may take seconds.
 
     Raises:
         UsageError: no width meets the budget.
     """
-    if not 0.0 < budget.share <= 1.0:
-        raise UsageError(f"--{budget.kind} {budget.share:g}: a share must be above 0 and at most 1.")
-    priced = price or counted(coupling, budget.kind)
-    exact = price is None or polynomial
+    return answers(coupling, budget, multiples, found, costs, exact)[0].widths
+
+
+def answers(
+    coupling: Coupling,
+    budget: Budget,
+    multiples: Multiples,
+    found: Mapping[str, Curve],
+    costs: Costs | None = None,
+    exact: bool = True,
+) -> tuple[Answer, ...]:
+    """What each search found, all different, the least error first.
+
+    Raises:
+        UsageError: no width meets the budget.
+    """
+    priced = costs or counted(coupling, budget.counted)
     grids = {group.name: grid(group, multiples.multiple(group)) for group in coupling.groups}
-    whole = {group.name: group.size for group in coupling.groups}
-    limit = budget.share * priced(whole)
-    least = {name: int(widths[0]) for name, widths in grids.items()}
-    if priced(least) > limit * (1 + 1e-12):
-        raise UsageError(
-            f"--{budget.kind} {budget.share:g}: the smallest net that the groups and the grid allow "
-            f"still takes {priced(least) / priced(whole):.3f} of the original; ask for "
-            "more, or see `edgeprune inspect`."
-        )
-    if priced(whole) <= limit or not grids:
-        return whole
-    problem = _Problem(grids, {name: curve.error for name, curve in found.items()}, priced, exact, limit)
-    return problem.filled(problem.bisected(whole, least))
+    limit = limit_of(budget, priced, {name: int(widths[0]) for name, widths in grids.items()})
+    errors = {name: found[name].error for name in grids}
+    problem = _Problem(grids, errors, priced, limit)
+    if priced.price({}) <= limit or not grids:
+        return (Answer(dict(priced.whole), "greedy", 0.0),)
+    greedy = problem.filled(problem.bisected())
+    made = [problem.answer(greedy, "greedy")]
+    widths = programmed(grids, errors, priced, limit, greedy) if exact else None
+    if widths is not None and priced.price(widths) <= limit * (1 + 1e-9):
+        made.append(problem.answer(problem.filled(widths), "programme"))
+        logger.info("greedy loses %.4g, the integer programme %.4g", *(one.error for one in made))
+    ordered = sorted(made, key=lambda one: one.error)
+    return tuple(ordered[:1] if ordered[0].widths == ordered[-1].widths else ordered)
+
+
+def front(
+    coupling: Coupling,
+    multiples: Multiples,
+    found: Mapping[str, Curve],
+    costs: Costs,
+    shares: Sequence[float],
+) -> tuple[tuple[float, float], ...]:
+    """Error against price: (share of the whole price, error) where each of the shares can be met."""
+    grids = {group.name: grid(group, multiples.multiple(group)) for group in coupling.groups}
+    errors, whole = {name: found[name].error for name in grids}, costs.price({})
+    points = []
+    for share in shares if grids else ():
+        problem = _Problem(grids, errors, costs, share * whole)
+        if costs.price(problem.least) <= problem.limit:
+            answer = problem.answer(problem.filled(problem.bisected()), "greedy")
+            points.append((costs.share(answer.widths), answer.error))
+    return tuple(dict.fromkeys(points))
 
 
 def grid(group: Group, multiple: int) -> npt.NDArray[np.int64]:
@@ -147,19 +179,27 @@ def grid(group: Group, multiple: int) -> npt.NDArray[np.int64]:
 class _Problem:
     grids: Mapping[str, npt.NDArray[np.int64]]
     errors: Mapping[str, Floats]
-    price: Price
-    polynomial: bool
+    costs: Costs
     limit: float
 
-    def bisected(self, whole: dict[str, int], least: dict[str, int]) -> dict[str, int]:
+    @property
+    def least(self) -> dict[str, int]:
+        """The narrowest widths."""
+        return {name: int(widths[0]) for name, widths in self.grids.items()}
+
+    def answer(self, widths: dict[str, int], how: str) -> Answer:
+        """The widths with their error."""
+        return Answer(widths, how, sum(float(self.errors[name][width]) for name, width in widths.items()))
+
+    def bisected(self) -> dict[str, int]:
         """The best widths within the limit that any λ gives."""
-        scale = self.price(whole)
-        low, high, best = 1e-9, 1e6, least
-        start = dict(whole)
+        scale = self.costs.price({})
+        low, high, best = 1e-9, 1e6, self.least
+        start = dict(self.costs.whole)
         for _ in range(BISECTIONS):
             middle = float(np.sqrt(low * high))
             widths = self._by_turns(dict(start), middle / scale)
-            if self.price(widths) <= self.limit:
+            if self.costs.price(widths) <= self.limit:
                 high, best = middle, widths
             else:
                 low = middle
@@ -172,35 +212,22 @@ class _Problem:
         for _ in range(TURNS):
             before = dict(widths)
             for name, grid in self.grids.items():
-                total = self.errors[name][grid] + weight * self._along(widths, name)
+                total = self.errors[name][grid] + weight * self.costs.along(widths, name, grid)
                 widths[name] = int(grid[int(np.argmin(total))])
             if widths == before:
                 break
         return widths
 
-    def _along(self, widths: Mapping[str, int], name: str) -> Floats:
-        """The price at each width of one group, the others as they are.
-
-        A count is a polynomial of degree two in any one width (a layer inside a residual stream reads and
-        makes the same group): three evaluations tell it all.
-        """
-        grid = self.grids[name]
-        if not self.polynomial or len(grid) <= 3:
-            return np.array([self.price({**widths, name: int(width)}) for width in grid])
-        known = np.array([grid[0], grid[len(grid) // 2], grid[-1]])
-        values = [self.price({**widths, name: int(width)}) for width in known]
-        return np.asarray(np.polyval(np.polyfit(known.astype(np.float64), values, 2), grid))
-
     def filled(self, widths: dict[str, int]) -> dict[str, int]:
         """Spend what the budget leaves, on the step that gains most for its price."""
         while True:
-            here, best, chosen = self.price(widths), 0.0, None
+            here, best, chosen = self.costs.price(widths), 0.0, None
             for name, grid in self.grids.items():
                 k = int(np.searchsorted(grid, widths[name]))
                 if k + 1 == len(grid):
                     continue
                 wider = {**widths, name: int(grid[k + 1])}
-                there = self.price(wider)
+                there = self.costs.price(wider)
                 gain = self.errors[name][grid[k]] - self.errors[name][grid[k + 1]]
                 if there <= self.limit and (worth := gain / max(there - here, 1e-12)) >= best:
                     best, chosen = float(worth), wider

@@ -17,6 +17,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from edgeprune.runtimes import RUNTIMES, places, probe
 from edgeprune.runtimes.jobs import read_layers, write_job
 from edgeprune.target import Target
 
-POINTS = 5
+POINTS = 4
 """Widths that are measured along each axis of a layer."""
 CHUNK = 64
 """Layers a process measures."""
@@ -76,6 +77,10 @@ class Layer:
             return dataclasses.replace(self, inputs=outputs, outputs=outputs, groups=outputs)
         return dataclasses.replace(self, inputs=inputs, outputs=outputs)
 
+    def step(self, multiple: int) -> int:
+        """The multiple that its widths keep: each group of a grouped convolution has as many channels."""
+        return multiple if self.depthwise else math.lcm(multiple, self.groups)
+
     def key(self, batch: int) -> str:
         """Equal for layers that cost the same."""
         numbers = (self.inputs, self.outputs, self.groups, *self.size)
@@ -110,11 +115,11 @@ class CostTable:
         Raises:
             KeyError: the table was not made for this layer.
         """
-        across = points(layer.outputs, self.multiple)
+        across = points(layer.outputs, layer.step(self.multiple))
         if layer.depthwise:
             costs = [self.ms[layer.at(w, w).key(self.batch)] for w in across]
             return float(np.interp(outputs, across, costs))
-        along = points(layer.inputs, self.multiple)
+        along = points(layer.inputs, layer.step(self.multiple))
         columns = [
             float(np.interp(inputs, along, [self.ms[layer.at(i, o).key(self.batch)] for i in along]))
             for o in across
@@ -182,7 +187,7 @@ def cost_table(
         pairs = (
             ((w, w) for w in points(layer.outputs, multiple))
             if layer.depthwise
-            else itertools.product(points(layer.inputs, multiple), points(layer.outputs, multiple))
+            else itertools.product(*(points(w, layer.step(multiple)) for w in (layer.inputs, layer.outputs)))
         )
         for inputs, outputs in pairs:
             narrow = layer.at(inputs, outputs)

@@ -1,0 +1,70 @@
+"""How a budget became widths, as it stands in `run.json`. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class WidthsTried:
+    """Widths that were looked at for a budget.
+
+    Attributes:
+        how: `uniform`, `greedy` or `programme`.
+        predicted: their price, as a share of the whole net's.
+        error: the sum of the groups' expected relative squared errors; None for uniform shares.
+        measured: pruned ÷ original latency of the whole net and the ends of its interval, where it
+            was measured.
+        chosen: whether these are the widths of the plan.
+    """
+
+    how: str
+    predicted: float
+    error: float | None = None
+    measured: tuple[float, float, float] | None = None
+    chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPrices:
+    """What a net costs by the width of one group, the others whole.
+
+    Attributes:
+        widths: units kept, ascending, the last one all of them.
+        prices: of the net, in the unit of the allocation.
+        errors: expected relative squared error of each width, where it is known.
+    """
+
+    group: str
+    widths: tuple[int, ...]
+    prices: tuple[float, ...]
+    errors: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationRecord:
+    """How a budget became widths.
+
+    Attributes:
+        budget: as it was asked for.
+        unit: of prices: units, parameters, MACs, bytes or ms.
+        asked: the share of the original's price that was to be left.
+        reached: the share that is left; measured where that was done, else counted or predicted.
+        original: price of the whole net.
+        target: whose latency it was, None for what is counted.
+        candidates: what was looked at.
+        front: the least error for several shares of the price, ascending, where errors are known.
+        dense: groups that were left whole because narrowing them gains nothing, each with the reason.
+        prices: of every group.
+    """
+
+    budget: str
+    unit: str
+    asked: float
+    reached: float
+    original: float
+    target: str | None = None
+    candidates: tuple[WidthsTried, ...] = ()
+    front: tuple[tuple[float, float], ...] = ()
+    dense: tuple[tuple[str, str], ...] = ()
+    prices: tuple[GroupPrices, ...] = ()
