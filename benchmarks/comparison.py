@@ -21,6 +21,7 @@ from benchmarks.harness import Layout, Ledger, Row, finish
 from edgeprune.coresets import CORESETS
 from edgeprune.errors import UnsupportedModel
 from edgeprune.graph import Coupling
+from edgeprune.observation.knowledge import know
 from edgeprune.plan import Plan
 from edgeprune.stages.choose import Manner, choose
 from edgeprune.stages.couple import couple
@@ -85,6 +86,7 @@ class Subject:
         judge: measures a net.
         lessons: trainings by name.
         peer: what a criterion of Torch-Pruning would choose, where that library cannot prune the net itself.
+        made: inputs made from batch norms, by seed: they are the same for every size.
     """
 
     name: str
@@ -96,6 +98,15 @@ class Subject:
     labels: Tensor | None = None
     lessons: Mapping[str, Lesson] = field(default_factory=dict)
     peer: peers.Peer | None = None
+    made: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
+
+    def synthetic(self, seed: int) -> tuple[Tensor, ...]:
+        """Inputs made from nothing but the net."""
+        if seed not in self.made:
+            known = know(self.coupling, "synthetic", None, seed).samples
+            assert known is not None
+            self.made[seed] = known
+        return self.made[seed]
 
     def draw(self, seed: int) -> Draw:
         """Unlabelled samples, another set for each seed."""
@@ -217,8 +228,9 @@ def pruned(subject: Subject, method: str, widths: Mapping[str, int], draw: Draw)
     else:
         again = method.endswith(RE_ESTIMATED)
         name, source = _parts(method.removesuffix(RE_ESTIMATED))
-        manner = Manner(source, recalibrate=again)
-        plan = choose(subject.coupling, widths, name, draw.inputs, seed=draw.seed, manner=manner)
+        inputs = subject.synthetic(draw.seed) if source == "synthetic" else draw.inputs
+        manner = Manner("samples" if source == "synthetic" else source, recalibrate=again)
+        plan = choose(subject.coupling, widths, name, inputs, seed=draw.seed, manner=manner)
         net = _shrunk(subject, plan, draw)
     return net, time.perf_counter() - started
 

@@ -14,6 +14,7 @@ from benchmarks.comparison import RE_ESTIMATED, USUAL, Lesson, Subject, classifi
 from benchmarks.harness import Ledger
 from edgeprune.stages.finetune import Recipe
 
+SYNTHETIC = "gram, synthetic inputs"
 LESSONS = {
     "learned": Lesson(Recipe(epochs=2, batch=64)),
     "scratch": Lesson(Recipe("cross-entropy", epochs=2, batch=64), 200, labelled=True, scratch=True),
@@ -45,6 +46,7 @@ def test_every_kind_of_line_is_measured_once(
         f"magnitude{RE_ESTIMATED}",
         USUAL,
         "gram, no data",
+        SYNTHETIC,
         "Torch-Pruning, magnitude",
         *LESSONS,
     )
@@ -59,9 +61,18 @@ def test_every_kind_of_line_is_measured_once(
         (f"magnitude{RE_ESTIMATED}", 0),
         (f"magnitude{RE_ESTIMATED}", 1),
     ]
-    wanted += [(USUAL, 0), (USUAL, 1), ("gram, no data", 0), ("learned", 0), ("scratch", 0)]
+    wanted += [
+        (USUAL, 0),
+        (USUAL, 1),
+        ("gram, no data", 0),
+        (SYNTHETIC, 0),
+        (SYNTHETIC, 1),
+        ("learned", 0),
+        ("scratch", 0),
+    ]
     assert errors == wanted
     assert "torch-pruning is not installed" in capsys.readouterr().err
+    assert set(subject.made) == {0, 1}, "made once for all sizes"
     count = len(ledger.rows)
     compare(subject, methods, {"half": widths}, range(2), ledger)
     assert len(ledger.rows) == count, "what is there already is not measured again"
