@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.harness import RESULTS, Layout, Row, Table, by_figure, by_ratio, by_size, load, sized
+from benchmarks.zoo_table import nets
 from edgeprune.errors import UsageError
 from edgeprune.files import write_text
 
@@ -50,6 +51,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "data_coresets": of_script("data_coresets"),
     "layer_error": of_script("layer_error"),
     "gram_speed": by_figure,
+    "zoo": nets,
 }
 EXCERPTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "lenet-excerpt": (

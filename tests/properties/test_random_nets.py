@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,11 @@ from nets import noise, seeded
 from plans import coupled, distance, masked, muted, plan_of, random_keep
 from torch import Tensor, nn
 
-from edgeprune.budget import cost
+from edgeprune.budget import Budget, Multiples, cost
 from edgeprune.graph import flatten_outputs
-from edgeprune.stages.shrink import restore, shrink
+from edgeprune.stages.allocate import allocate
+from edgeprune.stages.choose import choose
+from edgeprune.stages.shrink import narrow_graph, restore, shrink
 
 SIDE = 6
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -184,3 +187,57 @@ def test_a_random_fully_connected_net_shrunk_is_the_net_masked(
             1.0, float(heard[0].abs().max())
         )
     assert distance(muted(model, coupling, keep, x), heard) <= 1e-10 * max(1.0, float(heard[0].abs().max()))
+
+
+class Renamed(nn.Module):
+    """The same layers, registered in another order, under other names."""
+
+    def __init__(self, first: Random) -> None:
+        super().__init__()
+        self.out, self.hidden = first.out, first.hidden
+        self.blocks, self.stem, self.flatten = first.blocks, first.stem, first.flatten
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Random.forward(self, x)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@settings(max_examples=8)
+@given(layers=LAYERS, flatten=st.booleans(), seed=st.integers(0, 1000))
+def test_the_plan_is_the_same_each_time_and_in_whatever_order_modules_are_registered(
+    layers: list[Layer], flatten: bool, seed: int
+) -> None:
+    model, x = seeded(lambda: Random(layers, flatten), seed), noise(2, 3, SIDE, SIDE, seed=seed)
+    plans = []
+    for net in (model, model, Renamed(model)):
+        coupling = coupled(net, x)
+        widths = allocate(coupling, Budget("keep", 0.5), Multiples())
+        plan = choose(coupling, widths, "magnitude", None, seed=0)
+        plans.append({name: kept.tolist() for name, kept in plan.keep.items()})
+    assert plans[0] == plans[1] == plans[2]
+    assert list(plans[0]) == list(plans[2])
+
+
+@pytest.mark.slow
+@settings(max_examples=10)
+@given(layers=LAYERS, flatten=st.booleans(), seed=st.integers(0, 1000))
+def test_units_that_contribute_nothing_go_without_a_change(
+    layers: list[Layer], flatten: bool, seed: int
+) -> None:
+    model, x = seeded(lambda: Random(layers, flatten), seed), noise(2, 3, SIDE, SIDE, seed=seed)
+    coupling = coupled(model, x)
+    keep = random_keep(coupling, seed)
+    silent = dict(coupling.graph.weights)
+    alive = coupling.alive(keep)
+    for group in coupling.groups:
+        for reader in group.readers:
+            if reader.weight is not None and keep.get(group.name) is not None:
+                gone = np.setdiff1d(np.arange(group.size), keep[group.name])
+                place = next(p for p in group.places if (p.weight, p.axis) == (reader.weight, reader.axis))
+                index = torch.from_numpy(np.flatnonzero(np.isin(place.units, gone)))
+                silent[reader.weight] = silent[reader.weight].index_fill(place.axis, index, 0.0)
+    whole, _ = coupling.graph.run([x], silent)
+    small = narrow_graph(coupling.graph, alive, silent)
+    with torch.no_grad():
+        found = flatten_outputs(small(x))
+    assert distance(found, whole) <= 1e-10 * max(1.0, float(whole[0].abs().max()))
