@@ -278,4 +278,4 @@ def measure(
     seeds = seeds[:1] if chosen.quick else seeds[: chosen.seeds]
     asked = {name: widths for name, widths in sizes.items() if name in (chosen.size or sizes)}
     compare(subject, chosen.method or methods, asked, seeds, ledger)
-    finish(ledger.arranged(methods), layout, chosen.json)
+    finish(ledger.arranged(methods, sizes), layout, chosen.json)

@@ -143,12 +143,19 @@ class Ledger:
         if self.path is not None:
             save(self.path, self.rows)
 
-    def arranged(self, methods: Sequence[str]) -> list[Row]:
-        """The rows in the order of the methods, others behind."""
-        place = {method: k for k, method in enumerate(("", *methods))}
-        return sorted(
-            self.rows, key=lambda row: (row.subject != ENVIRONMENT, place.get(row.method, len(place)))
-        )
+    def arranged(self, methods: Sequence[str], sizes: Iterable[str]) -> list[Row]:
+        """The rows in the order of the methods and of the sizes, others behind."""
+        line = {method: k for k, method in enumerate(("", *methods))}
+        column = {size: k for k, size in enumerate(("", *sizes))}
+
+        def place(row: Row) -> tuple[bool, int, int]:
+            return (
+                row.subject != ENVIRONMENT,
+                line.get(row.method, len(line)),
+                column.get(row.size, len(column)),
+            )
+
+        return sorted(self.rows, key=place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +197,11 @@ def sized(first: str, second: str) -> Layout:
     def table(rows: Sequence[Row]) -> Table:
         figures = [row for row in rows if row.subject != ENVIRONMENT]
         pruned = [row for row in figures if row.size]
-        sizes = _distinct(row.size for row in pruned)
+        methods = _distinct(row.method for row in pruned)
+        columns = [_distinct(row.size for row in pruned if row.method == method) for method in methods]
+        sizes = _distinct(size for some in sorted(columns, key=len, reverse=True) for size in some)
         lines = []
-        for method in _distinct(row.method for row in pruned):
+        for method in methods:
             mine = [row for row in pruned if row.method == method]
             cells = [_cell([row for row in mine if row.size == size], first, second) for size in sizes]
             seconds = _values(mine, "choosing")

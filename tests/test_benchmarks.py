@@ -70,7 +70,7 @@ def test_an_interrupted_script_goes_on_behind_its_last_row(
     assert again.has("some", "50 %", 0)
     assert not again.has("some", "50 %", 1)
     again.add([Row("net", "other", "50 %", "test error", 1.0, "%", 0)])
-    ordered = [row.method for row in again.arranged(("other", "some")) if row.method]
+    ordered = [row.method for row in again.arranged(("other", "some"), ("50 %",)) if row.method]
     assert ordered == ["other", "some", "some", "some"]
     assert load(path) == again.rows
     assert not Ledger.open(path, resume=False).has("some", "50 %", 0)
