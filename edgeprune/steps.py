@@ -44,13 +44,17 @@ from edgeprune.stages.simplify import simplify
 from edgeprune.stages.validate import Measured, validate
 from edgeprune.timing import EQUAL
 
+DRAWN = Path("logs") / "drawn.safetensors"
+"""Weights at original sizes, where units were drawn: what the coreset theorem's promise is attacked with."""
+
 
 def shrink_step(line: Line, coupling: Coupling, folder: RunFolder, progress: Progress) -> Shrunk:
     """Allocate, choose and shrink, or read back what the resumed run had shrunk."""
     settings, path = line.settings, folder.path
     if folder.finished("shrink"):
         weights = read_weights(path / "pruned.safetensors")
-        return restore(line.loaded.module, coupling, Cuts.load(path / "plan.json"), weights)
+        back = restore(line.loaded.module, coupling, Cuts.load(path / "plan.json"), weights)
+        return replace(back, full=read_weights(path / DRAWN)) if (path / DRAWN).is_file() else back
     with folder.stage("shrink"):
         if settings.ratios:
             found = chosen(
@@ -68,6 +72,10 @@ def shrink_step(line: Line, coupling: Coupling, folder: RunFolder, progress: Pro
         used = {"fit": [x.numpy() for x in line.fit]} if line.fit is not None else {}
         fresh = bool(settings.ratios) and settings.selection == "fresh-split"
         splits.keep(path, {**used, **({"select": list(line.select)} if fresh else {})})
+        if shrunk.cuts.sampling:
+            write_bytes(
+                path / DRAWN, save({n: w.detach().contiguous().clone() for n, w in shrunk.full.items()})
+            )
         keep = {name: np.array(index) for name, index in shrunk.cuts.keep.items()}
         before, after = cost(coupling, {}), cost(coupling, keep)
         folder.update(

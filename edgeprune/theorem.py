@@ -270,7 +270,7 @@ def attacked(
 
     The layer is the one that was sampled: all its units, with the weights that they had when the coreset was
     drawn; a reader with several taps hears as many patches, each moved by itself. None where those weights
-    are not at hand any more: in a resumed run, or where they were changed afterwards (the norms tell).
+    are not at hand any more: training or pruning below has changed them (the norms tell).
     """
     graph, most = coupling.graph, max(found.taps)
     if not shrunk.full or most * len(group.producers) > MOST_INPUTS:

@@ -151,3 +151,38 @@ def test_outputs_that_break_the_rounding_bound_end_with_a_counterexample(
     assert "the rounding model promises at most" in ended.err
     with np.load(folder / "counterexample.npz") as found:
         assert found["input0"].shape == (8,)
+
+
+@pytest.mark.parametrize("direction", ["bottom-up", "top-down"])
+def test_the_theorem_is_attacked_again_in_a_later_certify(
+    direction: str, terminal: Terminal, tmp_path: Path
+) -> None:
+    """Weights that units were drawn by are kept with the run, so that the search beside the promise stays."""
+    ended = terminal(
+        *("run", f"{SMALL}:build", "--input", "1x8", "--domain", "-1,1", "--method", "sensitivity"),
+        *(
+            "--direction",
+            direction,
+            "--multiple",
+            "1",
+            "--no-latency",
+            "--no-simplify",
+            "--bound",
+            "intervals",
+        ),
+        *("-o", tmp_path / "r"),
+    )
+    assert ended.code == 0, ended.err
+
+    def promises() -> list[tuple[str, float | None, float | None]]:
+        found = [
+            c for c in Run.load(tmp_path / "r").certificates if c.scope == "layer" and c.bound is not None
+        ]
+        return [(c.name, c.bound, c.attacked) for c in found]
+
+    before = promises()
+    assert before
+    assert any(attacked is not None for _, _, attacked in before)
+    assert all(bound >= attacked for _, bound, attacked in before if bound and attacked is not None)
+    assert terminal("certify", tmp_path / "r").code == 0
+    assert promises() == before
