@@ -164,6 +164,7 @@ def _write(
         "weights_sha256": line.loaded.weights_sha256,
         "trust_pickle": settings.trust_pickle,
         "exclude": list(settings.exclude),
+        "norm_axes": settings.allow_norm_axes,
         "recipe": dataclasses.asdict(recipe),
         "seed": settings.seed,
         "checkpoint": str(checkpoint.resolve()),
@@ -192,7 +193,11 @@ def work(job: Path) -> None:
     if loaded.weights_sha256 != told["weights_sha256"]:
         raise ModelError("the factory makes other weights in every process; give --weights, or seed it.")
     tensors = load_file(job / "queries.safetensors")
-    coupling: Coupling = couple(trace(loaded.module, _several(tensors, "example")), tuple(told["exclude"]))
+    coupling: Coupling = couple(
+        trace(loaded.module, _several(tensors, "example")),
+        tuple(told["exclude"]),
+        allow_norm_axes=told["norm_axes"],
+    )
     student = restore(
         loaded.module, coupling, Cuts.load(job / "plan.json"), load_file(job / "student.safetensors")
     ).module
