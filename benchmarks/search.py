@@ -2,10 +2,10 @@
 
     python -m benchmarks.search [--quick] [--json FILE] [--subject NAME] [--measurements N]
 
-Three ways to spend the same number of trials on this machine's CPU, one thread: Optuna's TPE over the space of
-a search; the same space at random; and `gram` at evenly spaced uniform ratios of the channels. Objectives are
-the latency ratio and the largest output error; the reference point is (1, the largest error of any net of the
-subject), and volumes are shares of the box between it and (0, 0). A net that comes up again costs no
+Three ways to spend the same number of trials on this machine's CPU, one thread: Optuna's TPE over the space
+of a search; the same space at random; and `gram` at evenly spaced uniform ratios of the channels. Objectives
+are the latency ratio and the largest output error; the reference point is (1, the largest error of any net of
+the subject), and volumes are shares of the box between it and (0, 0). A net that comes up again costs no
 measurement, so the number of measurements stands beside each volume. The seconds are what each step took, of
 all three ways together. Subjects whose weights are not here are left out.
 """
