@@ -206,7 +206,8 @@ def figures(quick: bool) -> Iterator[Row]:
     x = one.held_out[0]
     for radius, where in ((4 / 255, "±4/255"), (0.05, "±0.05"), (0.1, "±0.1"), (None, "box")):
         domain = Box(0.0, 1.0) if radius is None else Box.around(x, radius, 0.0, 1.0)
-        efforts = full if quick or radius is not None else full | {"quadratic": Effort(quadratic=True)}
+        more = {} if quick else {"quadratic": Effort(quadratic=True, budget_s=120.0)}
+        efforts = full | more
         yield from nets(one, where, domain, efforts, True)
     domain = Box.around(x, 4 / 255, 0.0, 1.0)
     pair, name = one.pair, f"{one.name}, ±4/255"

@@ -125,11 +125,11 @@ def domains(x: Tensor) -> Iterator[tuple[str, Domain, Effort]]:
     generator = torch.Generator().manual_seed(SEED)
     ways = torch.randn((DIRECTIONS, *x.shape), generator=generator, dtype=torch.float64)
     ways = ways / ways.flatten(1).norm(dim=1).reshape(-1, *[1] * x.dim())
-    for share in (1e-4, 1e-3, 1e-2):
+    for share in (1e-6, 1e-5, 1e-4, 1e-3):
         where = f"{DIRECTIONS} directions, ±{share:g} ‖x‖"
         axes = ways * share * float(x.norm())
         yield where, Ellipsoid(x, axes), Effort(600.0, refine=False, steps=0, work=0.0)
-    for share in (1e-7, 1e-5):
+    for share in (1e-9, 1e-7):
         where = f"l2 ball, ±{share:g} ‖x‖"
         yield (
             where,
@@ -171,7 +171,8 @@ def forwards(pair: Pair, domain: Domain, effort: Effort) -> float:
     inputs = enclose([domain], pair.shapes, pair.inputs)
     walk = Progression(fold(pair.twins, frozenset(pair.outputs)), {pair.inputs[0]: domain}, inputs, effort)
     walk.run()
-    return max(float(walk.reached[name].delta.magnitude.max()) for name in pair.outputs)
+    found = torch.cat([walk.reached[name].delta.magnitude.reshape(-1) for name in pair.outputs])
+    return float(found.nan_to_num(math.inf).max())
 
 
 def figures(quick: bool, only: str | None) -> Iterator[Row]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgeprune.intervals import UNIT_ROUNDOFF, Interval
+from edgeprune.intervals import TINY, UNIT_ROUNDOFF, Interval
 
 Scalar = Callable[[Tensor], Tensor]
 
@@ -35,6 +35,7 @@ class Curve:
         corners: every (place, slope before, slope after) where φ′ jumps.
         jumps: every (place, size) where φ itself jumps: it takes both values as far as bounds go.
         ulps: error of the computed φ and φ′ in units of u·(1 + |z| + |φ|); 0 where φ is exact.
+        precise: it is no more than in units of u·|φ| and u·|φ′| (but for underflow).
         start: φ is defined for z > start only.
         straight: φ is straight between its corners.
     """
@@ -49,6 +50,7 @@ class Curve:
     corners: tuple[tuple[float, float | Tensor, float | Tensor], ...] = ()
     jumps: tuple[tuple[float, float], ...] = ()
     ulps: float = 64.0
+    precise: bool = False
     start: float = -math.inf
     straight: bool = False
 
@@ -65,6 +67,9 @@ class Curve:
         high = torch.where(z.low > self.start, high, torch.full_like(high, torch.inf))
         if not self.ulps:
             return Interval(low, high)
+        if self.precise:
+            by = [self.error(end, end) for end in (low, high)]
+            return Interval(low - by[0] - self.jump(z), high + by[1] + self.jump(z))
         size = 1.0 + z.magnitude + torch.maximum(low.abs(), high.abs())
         return Interval(low, high).widen(self.ulps * UNIT_ROUNDOFF * size + self.jump(z))
 
@@ -90,8 +95,13 @@ class Curve:
         high = torch.where(z.low > self.start, high, torch.full_like(high, torch.inf))
         if not self.ulps:
             return Interval(low, high)
-        size = 1.0 + torch.maximum(low.abs(), high.abs())
+        size = torch.maximum(low.abs(), high.abs()) + (TINY if self.precise else 1.0)
         return Interval(low, high).widen(4 * self.ulps * UNIT_ROUNDOFF * size)
+
+    def error(self, place: Tensor, value: Tensor) -> Tensor:
+        """How far the computed φ can be from the exact one, where it is `value`."""
+        size = value.abs() if self.precise else 1.0 + place.abs() + value.abs()
+        return self.ulps * UNIT_ROUNDOFF * size + (TINY if self.ulps else 0.0)
 
     def jump(self, z: Interval) -> Tensor:
         """How much the jumps inside z can add to a difference of two values of φ on it."""
@@ -284,7 +294,7 @@ def square() -> Curve:
 
 def exp() -> Curve:
     """e^z."""
-    return Curve("exp", torch.exp, torch.exp)
+    return Curve("exp", torch.exp, torch.exp, precise=True)
 
 
 def log() -> Curve:
@@ -299,9 +309,9 @@ def sqrt() -> Curve:
 
 def rsqrt() -> Curve:
     """1/√z, for z > 0."""
-    return Curve("rsqrt", torch.rsqrt, lambda z: -0.5 * torch.rsqrt(z) / z, start=0.0)
+    return Curve("rsqrt", torch.rsqrt, lambda z: -0.5 * torch.rsqrt(z) / z, start=0.0, precise=True)
 
 
 def reciprocal() -> Curve:
     """1/z, for z > 0."""
-    return Curve("reciprocal", torch.reciprocal, lambda z: -1 / (z * z), start=0.0)
+    return Curve("reciprocal", torch.reciprocal, lambda z: -1 / (z * z), start=0.0, precise=True)

@@ -93,7 +93,9 @@ class Interval:
     @property
     def center(self) -> Tensor:
         """A tensor within, near the middle."""
-        return self.low / 2 + self.high / 2
+        middle = self.low / 2 + self.high / 2
+        within = torch.minimum(torch.maximum(torch.zeros_like(middle), self.low), self.high)
+        return torch.where(middle.isfinite(), middle, within)
 
     @property
     def radius(self) -> Tensor:

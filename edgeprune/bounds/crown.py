@@ -32,8 +32,9 @@ from edgeprune.bounds.forward import Forms, start
 from edgeprune.bounds.layer import layer_of, quadratic_delta
 from edgeprune.bounds.patches import conv_layer_of, patch_delta
 from edgeprune.bounds.quadratic import Ascent
-from edgeprune.bounds.relax import is_relu, preferred_share
+from edgeprune.bounds.relax import preferred_share
 from edgeprune.bounds.watch import Watch
+from edgeprune.curves import Curve
 from edgeprune.domains import Box, Domain, L2Ball
 from edgeprune.errors import UnsupportedOperation
 from edgeprune.forms import Affine, Elementwise, Input, Structural, Twin
@@ -160,14 +161,14 @@ class Progression:
         name = twin.name
         reader = next(t for t in self.twins if isinstance(t.f, Elementwise) and t.sources[0] == name)
         assert isinstance(reader.f, Elementwise)
-        relu = is_relu(reader.f.curve)
+        curve = reader.f.curve
         for which in ("f", "g", "delta"):
             reach = self.reached[name]
             if which == "delta":
-                index = _undecided(reach.f_kept, relu) & _undecided(reach.g, relu)
+                index = _undecided(reach.f_kept, curve) & _undecided(reach.g, curve)
                 index = index & (reach.delta.high > reach.delta.low)
             else:
-                index = _undecided(reach.f if which == "f" else reach.g, relu)
+                index = _undecided(reach.f if which == "f" else reach.g, curve)
             flat = index.reshape(-1).nonzero().reshape(-1)
             if len(flat) and self.time_left:
                 self._bound_again(name, which, flat)
@@ -208,8 +209,14 @@ def _both(reach: Reach, which: str, index: Tensor) -> Rows:
     return Rows(f, g, delta)
 
 
-def _undecided(z: Interval, relu: bool) -> Tensor:
-    return (z.low < 0) & (z.high > 0) if relu else z.low < z.high
+def _undecided(z: Interval, curve: Curve) -> Tensor:
+    """What can be on both sides of a corner, or where the curve bends, anything that is not a point."""
+    if not curve.straight:
+        return z.low < z.high
+    found = torch.zeros_like(z.low, dtype=torch.bool)
+    for place, *_ in (*curve.corners, *curve.jumps):
+        found = found | ((z.low < place) & (z.high > place))
+    return found
 
 
 def crown(

@@ -313,8 +313,8 @@ def _elementwise(form: Elementwise, h: Affinity, z: Interval, after: Interval) -
         steepest = float(form.curve.slopes(z).magnitude.max()) if slope.numel() else 0.0
         place = form.curve.function(h.center)
         reach = torch.maximum(after.high - place, place - after.low).clamp_min(0) * (1 + 1e-12)
-        reach = reach + form.curve.ulps * 4 * UNIT_ROUNDOFF * (1 + h.center.abs() + place.abs()) + TINY
-        rounded = form.curve.ulps * 4 * UNIT_ROUNDOFF * _norm(1 + h.center.abs() + place.abs())
+        error = 4 * form.curve.error(h.center, place)
+        reach, rounded = reach + error + TINY, _norm(error)
         l2 = min(steepest * h.l2 * (1 + 1e-12) + rounded, _norm(reach))
         inside = bool(((h.center >= z.low) & (h.center <= z.high)).all())
         if inside and l2 < result.l2:

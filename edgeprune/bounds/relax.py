@@ -110,8 +110,8 @@ def offsets(curve: Curve, z: Interval, slope: Tensor) -> tuple[Tensor, Tensor]:
 
     def value(place: Tensor) -> tuple[Tensor, Tensor]:
         result = curve.function(place)
-        size = 1 + place.abs() + result.abs()
-        error = (curve.ulps * size + 8 * (result.abs() + (slope * place).abs())) * UNIT_ROUNDOFF + TINY
+        rounded = 8 * UNIT_ROUNDOFF * (result.abs() + (slope * place).abs())
+        error = curve.error(place, result) + rounded + TINY
         return result - slope * place, error
 
     low, high = torch.full_like(z.low, torch.inf), torch.full_like(z.low, -torch.inf)

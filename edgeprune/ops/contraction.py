@@ -230,6 +230,10 @@ def _terms(equation: str, ranks: list[int]) -> tuple[list[str], str]:
     return terms, made.replace("...", dots)
 
 
+SHARES = (-0.1, 1.1)
+"""Shares lie between 0 and 1; the room is for a runtime, which rounds them. Nothing is cut off."""
+
+
 class Attention(Operation):
     """scaled_dot_product_attention: heads hang together; their width is kept, for it sets the scale.
 
@@ -297,7 +301,8 @@ class Attention(Operation):
                 Part("exp", Application(Elementwise(curves.exp()), (".score_product",)), scores),
                 Part("total", Application(ones, (".exp",)), level),
                 Part("inverse", Application(Elementwise(curves.reciprocal()), (".total",)), level),
-                Part("share", Application(Product(), (".exp", ".inverse")), scores),
+                Part("ratio", Application(Product(), (".exp", ".inverse")), scores),
+                Part("share", Application(Elementwise(curves.clamp(*SHARES)), (".ratio",)), scores),
                 Part("turned", Application(turned, (value,)), swapped),
                 *contracted("", ".share", scores, ".turned", swapped, 1.0, positions),
             )

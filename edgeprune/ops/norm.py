@@ -6,6 +6,7 @@ normalised anew.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -114,7 +115,7 @@ class LayerNorm(Operation):
         level: tuple[Axis, ...] = (*whole[:-1], None)
         rows = torch.full((1, n), 1.0 / n, dtype=torch.float64)
         off = 2 * UNIT_ROUNDOFF * rows
-        parts, centred = [], source
+        parts, centred, most = [], source, 1.1 * math.sqrt(n)
         if "rms" not in node.operation:
             away = torch.eye(n, dtype=torch.float64) - rows
             zero = torch.zeros((), dtype=torch.float64)
@@ -126,8 +127,14 @@ class LayerNorm(Operation):
         parts += [
             Part("square", Application(Elementwise(curves.square()), (centred,)), whole),
             Part("variance", Application(average, (".square",)), level),
-            Part("inverse", Application(Elementwise(curves.rsqrt()), (".variance",)), level),
-            Part("level", Application(Product(), (centred, ".inverse")), whole),
+            # facts that the forms forget: a mean of squares is ≥ 0, no element exceeds √n. Nothing is
+            # cut off; the room left is for a runtime, whose rounded values obey them nearly
+            Part(
+                "positive", Application(Elementwise(curves.clamp(eps / 2, math.inf)), (".variance",)), level
+            ),
+            Part("inverse", Application(Elementwise(curves.rsqrt()), (".positive",)), level),
+            Part("each", Application(Product(), (centred, ".inverse")), whole),
+            Part("level", Application(Elementwise(curves.clamp(-most, most)), (".each",)), whole),
         ]
         if gamma is not None or beta is not None:
             one = torch.ones(n, dtype=torch.float64)
