@@ -17,7 +17,7 @@ import numpy as np
 
 from edgeprune import environment
 from edgeprune.budget import cost
-from edgeprune.config import Resolved, Settings
+from edgeprune.config import BUDGETS, Resolved, Settings
 from edgeprune.coresets import CORESETS
 from edgeprune.errors import CalibrationError, StorageError, UsageError
 from edgeprune.families import families
@@ -145,7 +145,7 @@ def settled(resolved: Resolved, given: Sequence[str]) -> Resolved:
     Raises:
         UsageError: one of them is what the search varies.
     """
-    varied = ("keep", "params", "macs", "allocation", "emphasis", "price_mix", "direction")
+    varied = (*BUDGETS, "ratios", "allocation", "emphasis", "price_mix", "direction")
     if clash := [name for name in varied if name in given]:
         flag = clash[0].replace("_", "-")
         raise UsageError(f"--{flag}: is what a search varies; leave it out, or use `edgeprune run` with it.")
@@ -154,6 +154,10 @@ def settled(resolved: Resolved, given: Sequence[str]) -> Resolved:
         keep=None,
         params=None,
         macs=None,
+        bytes=None,
+        speedup=None,
+        latency_ms=None,
+        ratios=(),
         price_mix=None,
         emphasis=(),
         allocation="uniform",
