@@ -96,10 +96,7 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"edgeprune.cli.{self.members[cmd_name][0]}")
         command = getattr(module, cmd_name)
         assert isinstance(command, click.Command)
-        if command.help is not None:
-            command.help = command.help.replace(
-                "\\b\n", "\b\n"
-            )  # raw docstrings spell it out; \b keeps lines
+        command.help = _lined(command.help)
         if not any(p.name == _VERBOSITY[0].name for p in command.params):
             command.params += _VERBOSITY
         return command

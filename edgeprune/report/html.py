@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from edgeprune.records import Run, TensorRecord
-from edgeprune.report import charts, figures, tables, wording
+from edgeprune.report import charts, figures, sampling, tables, wording
 from edgeprune.report.distribution import distribution
 from edgeprune.report.operation_times import operation_times
 from edgeprune.report.tradeoff import tradeoff
@@ -43,6 +43,7 @@ def render(run: Run) -> str:
         standing=state,
         sign=SIGNS[state.key],
         key_figures=figures.key_figures(run),
+        sampling=sampling.sentences(run),
         warnings=wording.several(run.warnings),
         plan=run.plan,
         shrunk_reason=wording.clean(run.plan.shrunk_reason) if run.plan else "",

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeprune.records import GroupRecord, Run, Validation
-from edgeprune.report import figures, tables, wording
+from edgeprune.report import figures, sampling, tables, wording
 
 MOST_GROUPS = 16
 BAR_WIDTH = 24
@@ -34,6 +34,9 @@ def overview(run: Run) -> RenderableType:
     parts: list[RenderableType] = [title]
     tables_of_run = (_widths(tables.groups(run)), _figures(run), _targets(run.validations))
     parts += [Padding(table, (1, 0, 0, 0)) for table in tables_of_run if table is not None]
+    told = sampling.sentences(run)
+    if told:
+        parts.append(Padding(Text("\n".join(told), style="dim"), (1, 0, 0, 0)))
     if run.warnings:
         lines = "\n".join(f"! {text}" for text in wording.several(run.warnings))
         parts.append(Padding(Text(lines, style="yellow"), (1, 0, 0, 0)))
