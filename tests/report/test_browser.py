@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
-import shutil
-import subprocess
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from browser import CHROMIUM, axe, opened
 from report_runs import bare_run, full_run
 
 from edgeprune.records import Artifact, Run
 from edgeprune.report.comparison import render_several, undominated
 from edgeprune.report.html import render
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-THEMES = {"light": "1", "dark": "0"}
 
 _LOOK = """
 <script>
@@ -62,26 +56,6 @@ PAGES = {
     "bare": lambda: render(bare_run()),
     "several": lambda: render_several(several(4)),
 }
-
-
-def axe() -> str:
-    """The source of axe-core, '' where it is not installed."""
-    given = os.environ.get("EDGEPRUNE_AXE")
-    if given:
-        return Path(given).read_text(encoding="utf-8")
-    found = find_spec("axe_core_python")
-    places = found.submodule_search_locations if found is not None else None
-    return (Path(places[0]) / "axe.min.js").read_text(encoding="utf-8") if places else ""
-
-
-def opened(page: Path, theme: str, work: Path) -> subprocess.CompletedProcess[str]:
-    command = [
-        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-        f"--user-data-dir={work / 'profile'}", "--enable-logging=stderr", "--window-size=1100,900",
-        f"--blink-settings=preferredColorScheme={THEMES[theme]}", "--virtual-time-budget=20000",
-        "--dump-dom", page.as_uri(),
-    ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.mark.slow
