@@ -70,7 +70,7 @@ def _wait_for(address: str, count: int) -> None:
 @pytest.mark.slow
 def test_a_worker_that_is_killed_costs_a_retry_and_not_the_search(tmp_path: Path):
     searches.samples(tmp_path)
-    target, output = emulated.target(tmp_path, "phone", seconds=1.0), tmp_path / "out"
+    target, output = emulated.target(tmp_path, "phone", seconds=0.6), tmp_path / "out"
     with scheduler(tmp_path) as address:
         device = ("--resources", "phone=1")
         with (
@@ -79,7 +79,7 @@ def test_a_worker_that_is_killed_costs_a_retry_and_not_the_search(tmp_path: Path
             _worker(tmp_path, address, "--name", "two", *device) as doomed,
         ):
             _wait_for(address, 3)
-            words = searches.command(tmp_path, target, output, "--trials", "5", "--cluster", address)
+            words = searches.command(tmp_path, target, output, "--trials", "4", "--cluster", address)
             with subprocess.Popen(
                 words, env=searches.environment(tmp_path), stderr=subprocess.PIPE, text=True, cwd=tmp_path
             ) as search:
@@ -94,7 +94,7 @@ def test_a_worker_that_is_killed_costs_a_retry_and_not_the_search(tmp_path: Path
                 assert search.returncode == 0, told
     record = SearchRecord.load(output)
     assert record.counts.get("failed", 0) == 0
-    assert sum(record.counts.values()) == 5
+    assert sum(record.counts.values()) == 4
     busy = sorted((a.began_s, a.ended_s) for a in record.activities if a.step == "phone" and not a.outcome)
     assert busy
     by_worker: dict[str, list[tuple[float, float]]] = {}

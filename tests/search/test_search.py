@@ -8,21 +8,34 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import emulated
 import pytest
 import searches
+from terminal import Ended, Terminal
 
 from edgeprune.records import Run
 from edgeprune.search_record import SearchRecord
 
 
+@pytest.fixture
+def ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ended]:
+    """Runs a command in this process, with leases and a working folder of its own."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    terminal = Terminal(monkeypatch, capsys)
+    return lambda words: terminal(*words[3:])
+
+
 @pytest.mark.slow
-def test_a_killed_search_goes_on_and_a_point_of_it_becomes_a_run(tmp_path: Path):
+def test_a_killed_search_goes_on_and_a_point_of_it_becomes_a_run(tmp_path: Path, ended: Callable[..., Ended]):
     searches.samples(tmp_path)
     target, output = emulated.target(tmp_path, seconds=0.1), tmp_path / "out"
-    words = searches.command(tmp_path, target, output, "--trials", "5", "--workers", "0")
+    words = searches.command(tmp_path, target, output, "--trials", "4", "--workers", "0")
     journal = output / "study.journal"
     with subprocess.Popen(
         words, env=searches.environment(tmp_path), stderr=subprocess.DEVNULL, cwd=tmp_path
@@ -34,14 +47,13 @@ def test_a_killed_search_goes_on_and_a_point_of_it_becomes_a_run(tmp_path: Path)
             time.sleep(0.05)
         os.kill(first.pid, signal.SIGKILL)
     before = journal.read_bytes()
-    again = searches.run([*words, "--pick", "latency<=0.9x least error"], tmp_path)
-    assert again.returncode == 0, again.stderr
+    again = ended([*words, "--pick", "latency<=0.9x least error"])
+    assert again.code == 0, again.err
     assert journal.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
     record = SearchRecord.load(output)
-    assert sum(record.counts.values()) == 5
-    assert (
-        record.measurements.get("emulated", 0) < 5
-    )  # what was measured before the kill was not measured again
+    assert sum(record.counts.values()) == 4
+    # what was measured before the kill was not measured again
+    assert record.measurements.get("emulated", 0) < 4
     assert record.chosen is not None
     trial = next(t for t in record.trials if t.number == record.chosen.number)
     assert trial.found["latency_high@emulated"] <= 0.9
@@ -51,9 +63,9 @@ def test_a_killed_search_goes_on_and_a_point_of_it_becomes_a_run(tmp_path: Path)
     page = (output / "search.html").read_text(encoding="utf-8")
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
     _open_in_the_dashboard(journal)
-    nothing = searches.run([*words, "--pick", "latency<=0.0001"], tmp_path)
-    assert nothing.returncode == 2
-    assert "none of the" in nothing.stderr
+    nothing = ended([*words, "--pick", "latency<=0.0001"])
+    assert nothing.code == 2
+    assert "none of the" in nothing.err
 
 
 def _open_in_the_dashboard(journal: Path) -> None:
@@ -74,47 +86,37 @@ def _open_in_the_dashboard(journal: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_shards_make_one_whole(tmp_path: Path):
+def test_two_shards_make_one_whole(tmp_path: Path, ended: Callable[..., Ended]):
     searches.samples(tmp_path)
     target = emulated.target(tmp_path)
     for part in (1, 2):
         more = ("--trials", "4", "--workers", "0", "--shard", f"{part}/2")
-        done = searches.run(searches.command(tmp_path, target, tmp_path / f"part{part}", *more), tmp_path)
-        assert done.returncode == 0, done.stderr
+        done = ended(searches.command(tmp_path, target, tmp_path / f"part{part}", *more))
+        assert done.code == 0, done.err
     merge = [sys.executable, "-m", "edgeprune", "merge", "part1", "part2", "-o"]
-    done = searches.run([*merge, "whole"], tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = ended([*merge, "whole"])
+    assert done.code == 0, done.err
     whole = SearchRecord.load(tmp_path / "whole")
     parts = [SearchRecord.load(tmp_path / f"part{part}") for part in (1, 2)]
     assert sum(whole.counts.values()) == 4
     points = {t.values for part in parts for t in part.trials if t.number in part.front}
     assert {t.values for t in whole.trials if t.number in whole.front} <= points
-    assert searches.run([*merge, "whole"], tmp_path).returncode == 2  # holds a search already
+    assert ended([*merge, "whole"]).code == 2  # holds a search already
     more = ("--trials", "4", "--workers", "0")
-    again = searches.run(searches.command(tmp_path, target, tmp_path / "whole", *more), tmp_path)
-    assert again.returncode == 0, again.stderr  # the same search goes on in the whole
+    again = ended(searches.command(tmp_path, target, tmp_path / "whole", *more))
+    assert again.code == 0, again.err  # the same search goes on in the whole
 
 
 @pytest.mark.slow
-def test_an_empty_front_is_one_clear_error_and_stays_on_disk(tmp_path: Path):
+def test_an_empty_front_is_one_clear_error_and_stays_on_disk(tmp_path: Path, ended: Callable[..., Ended]):
     searches.samples(tmp_path)
-    more = (
-        "--trials",
-        "2",
-        "--workers",
-        "0",
-        "--constraint",
-        "expected_error<=1e-9",
-        "--constraint",
-        "macs<=0.3",
-    )
-    done = searches.run(
-        searches.command(tmp_path, emulated.target(tmp_path), tmp_path / "out", *more), tmp_path
-    )
-    assert done.returncode == 2
-    assert done.stderr.count("error:") == 1
-    assert "the front is empty" in done.stderr
-    assert "came closest" in done.stderr
+    limits = ("--constraint", "expected_error<=1e-9", "--constraint", "macs<=0.3")
+    more = ("--trials", "2", "--workers", "0", *limits)
+    done = ended(searches.command(tmp_path, emulated.target(tmp_path), tmp_path / "out", *more))
+    assert done.code == 2
+    assert done.err.count("error:") == 1
+    assert "the front is empty" in done.err
+    assert "came closest" in done.err
     assert SearchRecord.load(tmp_path / "out").counts == {"ruled out": 2}
 
 
@@ -146,11 +148,13 @@ def test_a_missing_extra_is_told_with_the_command_that_brings_it(tmp_path: Path)
         (("--minimize", "speed"), "no such quantity"),
     ],
 )
-def test_bad_input_is_one_sentence(tmp_path: Path, more: tuple[str, ...], told: str):
+def test_bad_input_is_one_sentence(
+    tmp_path: Path, ended: Callable[..., Ended], more: tuple[str, ...], told: str
+):
     searches.samples(tmp_path)
     words = searches.command(tmp_path, emulated.target(tmp_path), tmp_path / "out", *more)
-    done = searches.run(words, tmp_path)
-    assert done.returncode == 2
-    assert told in done.stderr
-    assert done.stderr.count("error:") == 1
+    done = ended(words)
+    assert done.code == 2
+    assert told in done.err
+    assert done.err.count("error:") == 1
     assert not (tmp_path / "out").exists()
