@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.harness import RESULTS, Layout, Row, Table, by_figure, by_ratio, by_size, load, sized
+from benchmarks.search_tables import scaled, ways
 from benchmarks.zoo_table import nets
 from edgeprune.errors import UsageError
 from edgeprune.files import write_text
@@ -52,6 +53,8 @@ LAYOUTS: Mapping[str, Layout] = {
     "layer_error": of_script("layer_error"),
     "gram_speed": by_figure,
     "zoo": nets,
+    "search": ways,
+    "scale": scaled,
 }
 EXCERPTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "lenet-excerpt": (

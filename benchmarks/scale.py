@@ -1,6 +1,6 @@
 """How searches scale: devices, overhead a trial, and ten thousand finished trials.
 
-    python -m benchmarks.scale [--quick] [--json FILE]
+    python -m benchmarks.scale [--quick] [--json FILE] [--trials N]
 
 Devices are emulated: a target whose every job takes a fixed time and computes nothing. Their nets are made
 beforehand, so that what is measured is how well the search keeps devices busy, on however few cores; jobs,
@@ -205,13 +205,18 @@ def finished(trials: int) -> list[Row]:
 def main() -> None:
     """Measure, print, and keep."""
     parser = options(__doc__)
+    parser.add_argument(
+        "--trials", type=int, default=10_000, metavar="N", help="finished trials at the end [default: 10000]"
+    )
     asked = parser.parse_args()
     counts = DEVICES[:2] if asked.quick else DEVICES
     rows = [
         *environment_rows(),
         *devices(counts, 0.3 if asked.quick else SECONDS, 2 if asked.quick else EACH),
     ]
-    rows += finished(200 if asked.quick else 10_000)
+    if asked.json:
+        save(asked.json, rows)
+    rows += finished(200 if asked.quick else asked.trials)
     if asked.json:
         save(asked.json, rows)
 
