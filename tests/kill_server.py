@@ -40,6 +40,8 @@ def forked(arguments: list[str], before: Callable[[], None]) -> tuple[int, int]:
     sys.argv = ["edgeprune", *arguments]
     code = 99
     try:
+        # a program started in the background of a shell inherits that interrupts are ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         before()
         entry()
     except SystemExit as ended:
