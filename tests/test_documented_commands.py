@@ -185,6 +185,10 @@ def test_a_documented_command_runs(line: str, terminal: Terminal) -> None:
         assert terminal("sign", words[2], "--key", "private.pem").code == 0
     ended = terminal(*words[1:])
     free = words[1] in ("gate", "targets", "lint", "validate", "package") or "--limit" in words
-    assert ended.code in (UNDECIDED if free else {0}), ended.err
+    if ("--speedup" in words or "--latency-ms" in words) and ended.code == 2:
+        # a net this small may have no point of that speed; it is then said, with what was timed
+        assert re.search(r"error: --(speedup|latency-ms) .*the original", ended.err), ended.err
+    else:
+        assert ended.code in (UNDECIDED if free else {0}), ended.err
     assert "Traceback" not in ended.err
     assert not list(Path().rglob("*.part"))

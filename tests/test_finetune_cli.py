@@ -101,9 +101,11 @@ def test_the_held_out_half_is_never_trained_on(place: Path, monkeypatch: pytest.
     seen: list[Tensor] = []
     plain = finetune._epoch
 
-    def watched(student: nn.Module, optimizer: object, queries: finetune.Queries, *rest: object) -> float:
+    def watched(
+        student: nn.Module, joined: nn.Module, optimizer: object, queries: finetune.Queries, *rest: object
+    ) -> float:
         seen.append(queries.inputs[0])
-        return plain(student, optimizer, queries, *rest)  # type: ignore[arg-type]
+        return plain(student, joined, optimizer, queries, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(finetune, "_epoch", watched)
     assert prune("first", "--loss", "distil").exit_code == 0  # type: ignore[attr-defined]

@@ -323,7 +323,8 @@ certify_options = together(
         "--jobs",
         type=int,
         metavar="N",
-        help=f"Threads that share a bound's outputs among them [default: {DEFAULT.jobs}].",
+        help=f"Threads that share a bound's outputs among them; a bound may differ in its third digit with "
+        f"another number [default: {DEFAULT.jobs}].",
     ),
     click.option(
         "--robust",

@@ -145,6 +145,9 @@ def test_builds_that_overwrite_each_other_are_found(tmp_path: Path, monkeypatch:
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
         module = "onnxruntime_extensions" if "extensions" in name else "onnxruntime"
         (folder / "RECORD").write_text(f"{module}/__init__.py,,\n")
+        # some readers of such folders leave out files that are not there
+        (tmp_path / module).mkdir(exist_ok=True)
+        (tmp_path / module / "__init__.py").touch()
     found = list(metadata.distributions(path=[str(tmp_path)]))
     monkeypatch.setattr(machine.metadata, "distributions", lambda: found)
     assert machine.builds() == ["onnxruntime 1.2", "onnxruntime_gpu 1.2"]
