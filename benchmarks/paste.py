@@ -47,6 +47,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "crepe": sized("same pitch", "relative output error"),
     "minilm": sized("mean cosine", "least cosine"),
     "startup": by_figure,
+    "certificates": by_figure,
     "coverage": by_figure,
     "minimax": by_figure,
     "data_coresets": of_script("data_coresets"),
