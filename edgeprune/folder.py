@@ -112,7 +112,7 @@ def claim(
             "name a new folder."
         )
     _make(path)
-    with _alone(path):
+    with alone(path, "run"):
         _sweep(path)
         previous = _key(mark)
         if key is None and previous is None:
@@ -224,8 +224,13 @@ def _make(folder: Path) -> None:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock on the folder; it goes with the process, however that ends."""
+def alone(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock on the folder of a `what` (run, search); it goes with the process, however that ends.
+
+    Raises:
+        StorageError: the folder cannot be written to.
+        UsageError: another process holds it.
+    """
     lock = path / LOCK
     try:
         stream = lock.open("w")
@@ -238,6 +243,6 @@ def _alone(path: Path) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UsageError(
-                f"-o {path}: another run is writing there; wait for it, or name a new folder."
+                f"-o {path}: another {what} is writing there; wait for it, or name a new folder."
             ) from None
         yield

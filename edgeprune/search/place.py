@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edgeprune.errors import StorageError, UsageError
+from edgeprune.folder import LOCK, alone
 
 JOURNAL = "study.journal"
 STORE = "store"
-LOCK = ".lock"
 CHOSEN = "chosen"
 
 
@@ -30,20 +29,12 @@ def claimed(folder: Path) -> Iterator[None]:
         if held - {LOCK} and not held & {JOURNAL, STORE, "search.json"}:
             raise UsageError(
                 f"-o {folder}: exists and is not the folder of a search, so nothing was written there; name "
-                "a "
-                "new folder."
+                "a new folder."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        stream = (folder / LOCK).open("w")
     except OSError as error:
         raise StorageError(
             f"-o {folder}: cannot be used ({error.strerror}); choose another folder."
         ) from error
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(
-                f"-o {folder}: another search is writing there; wait for it, or name a new folder."
-            ) from None
+    with alone(folder, "search"):
         yield
