@@ -12,7 +12,7 @@ class WidthsTried:
     Attributes:
         how: `uniform`, `greedy` or `programme`.
         predicted: their price, as a share of the whole net's.
-        error: the sum of the groups' expected relative squared errors; None for uniform shares.
+        error: the sum of the groups' expected relative squared errors; None where the method states none.
         measured: pruned ÷ original latency of the whole net and the ends of its interval, where it
             was measured.
         chosen: whether these are the widths of the plan.
@@ -53,8 +53,10 @@ class AllocationRecord:
         original: price of the whole net.
         target: whose latency it was, None for what is counted.
         candidates: what was looked at.
-        front: the least error for several shares of the price, ascending, where errors are known.
-        dense: groups that were left whole because narrowing them gains nothing, each with the reason.
+        front: (share of the price, least error), the shares ascending, where errors are known: with
+            `--allocation global` of each group in the otherwise whole net, else in the net that was pruned
+            below it, as the choice of units met them.
+        dense: groups that could lose units and keep all of them, each with the reason.
         prices: of every group.
     """
 

@@ -77,11 +77,15 @@ class Costs:
         stream reads and makes the same group.
         """
         every = {**self.whole, **widths}
-        rest = self.price(every) - self._near(every, name)
+        return self.price(every) - self._near(every, name) + self.part(widths, name, grid)
+
+    def part(self, widths: Mapping[str, int], name: str, grid: Ints) -> Floats:
+        """The same without the pieces that the group has no part in: all that differs along its grid."""
+        every = {**self.whole, **widths}
         if not self.polynomial or len(grid) <= 3:
-            return np.array([rest + self._near({**every, name: int(w)}, name) for w in grid])
+            return np.array([self._near({**every, name: int(w)}, name) for w in grid])
         known = np.array([grid[0], grid[len(grid) // 2], grid[-1]])
-        values = [rest + self._near({**every, name: int(w)}, name) for w in known]
+        values = [self._near({**every, name: int(w)}, name) for w in known]
         return np.asarray(np.polyval(np.polyfit(known.astype(np.float64), values, 2), grid))
 
     def scaled(self, factor: float) -> Costs:

@@ -87,6 +87,8 @@ class Selection:
         sampling: how the units were drawn by their sensitivities; None for other methods.
         factors: by reading node, (outputs, n): each of the reader's outputs weighs the units by itself
             (W′_ji = W_ji · factor_ji), in place of `mix`.
+        curve: (n + 1,) float64: the same error by number of units kept, each time with the units that the
+            method would keep; None where it does not come by.
     """
 
     keep: Ints
@@ -95,6 +97,7 @@ class Selection:
     error: float | None = None
     sampling: Sampling | None = None
     factors: Mapping[str, npt.NDArray[np.float64]] | None = None
+    curve: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from edgeprune.errors import UsageError
 from edgeprune.families import emphasised
 from edgeprune.graph import Coupling
 from edgeprune.latency_budget import Fitted, dense_groups, fit
+from edgeprune.left_whole import left_whole
 from edgeprune.observation.knowledge import know
 from edgeprune.plan import Plan
 from edgeprune.preparation import Line
@@ -26,7 +27,7 @@ from edgeprune.progress import Progress
 from edgeprune.stages.allocate import allocate
 from edgeprune.stages.choose import Manner, choose
 from edgeprune.stages.couple import couple
-from edgeprune.stages.distribute import Answer, Curve, answers, curves, distribute, front, grid
+from edgeprune.stages.distribute import Answer, Curve, answers, curves, distribute, front, grid, monotone
 from edgeprune.stages.radii import radii
 from edgeprune.stages.trace import trace
 from edgeprune.worst_case import weighed_again
@@ -48,6 +49,8 @@ def coupled(line: Line, progress: Progress) -> Coupling:
 
 FRONT = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Shares of the price for which the least error is recorded."""
+MANY = 50
+"""Groups from which on only some of these shares are looked at for a front that nobody asked for."""
 TOLD = 33
 """Widths of a group whose price is recorded, at most."""
 
@@ -58,7 +61,32 @@ class Allotment:
 
     widths: dict[str, int]
     record: AllocationRecord
+    costs: Costs
+    multiples: Multiples
     warnings: tuple[str, ...] = ()
+
+    def informed(self, coupling: Coupling, plan: Plan) -> Allotment:
+        """The same, with the errors that the choice of units came by where the allocation looked at none.
+
+        A group's curve is that of the net which was pruned below it; a group that was left whole without
+        one stays whole on the front.
+        """
+        if self.record.front:
+            return self
+        known = {name: one.curve for name, one in plan.selections.items() if one.curve is not None}
+        if len(known) < len(plan.selections) or not known:
+            return self
+        found = {name: Curve(name, monotone(error)) for name, error in known.items()}
+        told = tuple(_told(one, self.widths, found) for one in self.record.candidates)
+        shares = FRONT if len(coupling.groups) <= MANY else FRONT[::3]
+        line = front(coupling, self.multiples, found, self.costs, shares)
+        return replace(self, record=replace(self.record, candidates=told, front=line))
+
+
+def _told(one: WidthsTried, widths: Mapping[str, int], found: Mapping[str, Curve]) -> WidthsTried:
+    """What was chosen, with the sum of the groups' errors."""
+    error = sum(float(curve.error[widths[name]]) for name, curve in found.items())
+    return replace(one, error=error) if one.chosen else one
 
 
 def allotted(line: Line, coupling: Coupling, progress: Progress) -> Allotment:
@@ -74,8 +102,8 @@ def allotted(line: Line, coupling: Coupling, progress: Progress) -> Allotment:
     kind, value = settings.budget
     if kind == "speedup" or kind == "latency_ms":
         fitted = fit(line, coupling, multiples, found, progress)
-        record = _timed_record(fitted, coupling, multiples, found)
-        return Allotment(fitted.chosen.answer.widths, record, fitted.warnings())
+        record = _timed_record(fitted, coupling, multiples, found, settings)
+        return Allotment(fitted.chosen.answer.widths, record, fitted.costs, multiples, fitted.warnings())
     budget = Budget(kind, value)
     costs = counted(coupling, kind) if settings.price_mix is None else _mixed(coupling, settings.price_mix)
     if found is None:
@@ -90,13 +118,19 @@ def allotted(line: Line, coupling: Coupling, progress: Progress) -> Allotment:
     )
     record = AllocationRecord(
         budget.option, costs.unit, value, candidates[0].predicted, costs.price({}), None, candidates,
-        _front(coupling, multiples, found, costs), (), _prices(coupling, multiples, found, costs),
+        _front(coupling, multiples, found, costs),
+        left_whole(coupling, made[0].widths, multiples, settings, {}),
+        _prices(coupling, multiples, found, costs),
     )  # fmt: skip
-    return Allotment(made[0].widths, record)
+    return Allotment(made[0].widths, record, costs, multiples)
 
 
 def _timed_record(
-    fitted: Fitted, coupling: Coupling, multiples: Multiples, found: dict[str, Curve] | None
+    fitted: Fitted,
+    coupling: Coupling,
+    multiples: Multiples,
+    found: dict[str, Curve] | None,
+    settings: Settings,
 ) -> AllocationRecord:
     """What was measured on the way to a budget of time."""
     candidates = tuple(
@@ -110,11 +144,12 @@ def _timed_record(
         for one in fitted.tried
     )
     least = {group.name: int(grid(group, multiples.multiple(group))[0]) for group in coupling.groups}
-    dense = dense_groups(fitted.costs, fitted.chosen.answer.widths, least)
+    widths = fitted.chosen.answer.widths
+    dense = left_whole(coupling, widths, multiples, settings, dense_groups(fitted.costs, widths, least))
     return AllocationRecord(
         fitted.option, "ms", fitted.asked, fitted.chosen.latency.ratio, fitted.costs.price({}),
         fitted.target.name, candidates, _front(coupling, multiples, found, fitted.costs),
-        tuple(dense.items()), _prices(coupling, multiples, found, fitted.costs),
+        dense, _prices(coupling, multiples, found, fitted.costs),
     )  # fmt: skip
 
 

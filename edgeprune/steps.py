@@ -104,7 +104,7 @@ def _made(line: Line, coupling: Coupling, folder: RunFolder, progress: Progress)
     plan = planned(line, coupling, allotment.widths, progress)
     traced = as_traced(coupling, line.inputs)
     shrunk = shrink(line.loaded.module, coupling, plan, traced, line.settings.exclude)
-    return _Made(*learn(line, coupling, shrunk, folder, progress), allotment)
+    return _Made(*learn(line, coupling, shrunk, folder, progress), allotment.informed(coupling, plan))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -193,8 +193,8 @@ def test_a_speed_up_is_asked_for_and_measured(
     assert chosen.measured is not None
     assert chosen.measured[1] <= chosen.measured[0] <= chosen.measured[2]
     assert found.reached == chosen.measured[0]
-    assert (chosen.error is None) == (allocation == "uniform")
-    assert bool(found.front) == (allocation == "global")
+    assert chosen.error is not None
+    assert found.front
     assert [row.group for row in found.prices] == [
         g.name for g in record.plan.groups if not g.reason_if_pinned
     ]

@@ -132,7 +132,8 @@ def _walk(
         click.echo(json.dumps(to_json(result), indent=1))
         verdicts.told(result, output, values)
         return exit_code(result.verdict, inconclusive) if result.verdict is not None else 0
-    show(overview(result))
+    verbose = click.get_current_context().find_root().params.get("verbose")
+    show(overview(result, every=bool(verbose)))
     if until:
         click.echo(f"\nplan     {output / 'plan.json'}\nweights  {output / 'pruned.safetensors'}")
         return 0

@@ -13,6 +13,7 @@ and covariance alone, or from nothing but the weights (see `edgeprune.observatio
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -33,10 +34,16 @@ class Gram(Coreset):
 
     def choose(self, evidence: Evidence, size: int, generator: np.random.Generator) -> Selection:
         hearings = heard(evidence)
-        return compensated(hearings, self._keep(hearings, size))
+        keep, curve = self._walked(hearings, size)
+        return replace(compensated(hearings, keep), curve=curve)
 
-    def _keep(self, hearings: tuple[Hearing, ...], size: int) -> Ints:
-        return eliminate(hearings, size)
+    def _walked(self, hearings: tuple[Hearing, ...], size: int) -> tuple[Ints, Floats | None]:
+        """The units to keep, and the error of every width: the walk goes on to the end for it.
+
+        What is left of the matrices shrinks on the way, so that the second half of a walk costs an eighth.
+        """
+        walk = backward(hearings)
+        return np.sort(walk.order[len(walk.order) - size :]), walk.curve
 
 
 class GramMix(Gram):
@@ -54,13 +61,8 @@ class GramForward(Gram):
 
     name: ClassVar[str] = "gram-forward"
 
-    def _keep(self, hearings: tuple[Hearing, ...], size: int) -> Ints:
-        return forward(hearings, size).keep
-
-
-def eliminate(hearings: tuple[Hearing, ...], size: int) -> Ints:
-    """The units left by backward elimination; (size,) int64, ascending."""
-    return backward(hearings, size).keep
+    def _walked(self, hearings: tuple[Hearing, ...], size: int) -> tuple[Ints, Floats | None]:
+        return forward(hearings, size).keep, None
 
 
 def heard(evidence: Evidence) -> tuple[Hearing, ...]:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from edgeprune.records import Run, TensorRecord
 from edgeprune.report import charts, figures, sampling, tables, wording
 from edgeprune.report.distribution import distribution
+from edgeprune.report.front import front
 from edgeprune.report.operation_times import operation_times
 from edgeprune.report.tradeoff import tradeoff
 
@@ -52,6 +53,7 @@ def render(run: Run) -> str:
             "widths": charts.widths(run),
             "chain": charts.error_chain(run),
             "distribution": distribution(run),
+            "front": front(run),
             "tradeoff": tradeoff(run),
             "latency": charts.latency(run),
         },

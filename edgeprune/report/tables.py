@@ -103,12 +103,19 @@ def groups(run: Run) -> tuple[GroupRecord, ...]:
 
 
 def pinned_groups(run: Run) -> Table | None:
-    """The groups that were left alone, and why."""
+    """The groups that were left alone, and why: those that nothing could change, and those left whole."""
     columns = (Column("Group"), Column("Units", "number"), Column("Why it was left alone"))
-    rows = (
-        (clean(g.name), count(g.before), clean(g.reason_if_pinned)) for g in groups(run) if g.reason_if_pinned
-    )
-    return table_of("Pinned groups and why", columns, rows)
+    rows = ((clean(g.name), count(g.before), reason) for g, reason in left_alone(run))
+    return table_of("Groups that keep all their units", columns, rows)
+
+
+def left_alone(run: Run) -> tuple[tuple[GroupRecord, str], ...]:
+    """Every group that keeps all its units with the reason: first those that could have lost some."""
+    allocation = run.plan.allocation if run.plan is not None else None
+    whole = dict(allocation.dense) if allocation is not None else {}
+    free = [(g, clean(whole[g.name])) for g in groups(run) if not g.reason_if_pinned and g.name in whole]
+    pinned = [(g, clean(g.reason_if_pinned)) for g in groups(run) if g.reason_if_pinned]
+    return (*free, *pinned)
 
 
 def chain(run: Run) -> Table | None:

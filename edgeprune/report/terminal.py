@@ -15,6 +15,8 @@ from edgeprune.report import figures, sampling, tables, wording
 
 MOST_GROUPS = 16
 BAR_WIDTH = 24
+MOST_REASONS = 2
+MOST_NAMES = 3
 
 _COLOURS: dict[figures.Key, str] = {
     "pass": "green",
@@ -26,13 +28,19 @@ _COLOURS: dict[figures.Key, str] = {
 _SPEEDS = {"faster": "green", "slower": "red", "no difference shown": "", "not settled": "yellow"}
 
 
-def overview(run: Run) -> RenderableType:
-    """Widths, key figures, targets and the verdict; what the run does not know is left out."""
+def overview(run: Run, *, every: bool = False) -> RenderableType:
+    """Widths, key figures, targets and the verdict; what the run does not know is left out.
+
+    Args:
+        run: the run.
+        every: tell of each group that was left whole why, not of the first few reasons only.
+    """
     title = Text.assemble((wording.clean(run.model.name) or "unnamed model", "bold"))
     if run.plan is not None:
         title.append(f"  {wording.clean(run.plan.method)}", style="dim")
     parts: list[RenderableType] = [title]
-    tables_of_run = (_widths(tables.groups(run)), _figures(run), _targets(run.validations))
+    widths = _widths(tables.groups(run), _left_whole(run, every))
+    tables_of_run = (widths, _figures(run), _targets(run.validations))
     parts += [Padding(table, (1, 0, 0, 0)) for table in tables_of_run if table is not None]
     told = sampling.sentences(run)
     if told:
@@ -62,7 +70,7 @@ def _grid(*columns: tuple[str, bool]) -> Table:
     return table
 
 
-def _widths(groups: tuple[GroupRecord, ...]) -> RenderableType | None:
+def _widths(groups: tuple[GroupRecord, ...], whole: str) -> RenderableType | None:
     free = [g for g in groups if not g.reason_if_pinned]
     if not groups:
         return None
@@ -77,12 +85,28 @@ def _widths(groups: tuple[GroupRecord, ...]) -> RenderableType | None:
             _bar(group),
             wording.change(group.before, group.after),
         )
-    left = []
-    if len(free) > MOST_GROUPS:
-        left.append(f"and {len(free) - MOST_GROUPS} more")
-    if len(free) < len(groups):
-        left.append(f"{len(groups) - len(free)} pinned, see the report")
-    return Group(table, Text("; ".join(left), style="dim")) if left else table
+    left = [f"and {len(free) - MOST_GROUPS} more"] if len(free) > MOST_GROUPS else []
+    left += [whole] if whole else []
+    return Group(table, Text("\n".join(left), style="dim")) if left else table
+
+
+def _left_whole(run: Run, every: bool) -> str:
+    """The groups that keep all their units, by reason; the first few reasons, or all of them."""
+    by_reason: dict[str, list[str]] = {}
+    for group, reason in tables.left_alone(run):
+        by_reason.setdefault(reason, []).append(wording.middle(wording.clean(group.name), 40))
+    shown = list(by_reason.items())
+    if every:
+        return "\n".join(f"{', '.join(names)} left whole: {reason}" for reason, names in shown)
+    told = "; ".join(f"{_named(names)} ({reason})" for reason, names in shown[:MOST_REASONS])
+    rest = sum(len(names) for _, names in shown[MOST_REASONS:])
+    more = f"; and {rest} more, --verbose tells why" if rest else ""
+    return f"left whole: {told}{more}" if told else ""
+
+
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
 
 
 def _bar(group: GroupRecord) -> ProgressBar:

@@ -82,7 +82,12 @@ def _curve(hearings: tuple[Hearing, ...], size: int) -> Floats:
     """Monotone; a group that nothing is known of costs as if its error fell evenly."""
     if not hearings:
         return np.linspace(1.0, 0.0, size + 1)
-    return np.maximum.accumulate(backward(hearings).curve[::-1])[::-1]
+    return monotone(backward(hearings).curve)
+
+
+def monotone(error: Floats) -> Floats:
+    """The same curve, where fewer units never err less."""
+    return np.maximum.accumulate(error[::-1])[::-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +161,15 @@ def front(
     costs: Costs,
     shares: Sequence[float],
 ) -> tuple[tuple[float, float], ...]:
-    """Error against price: (share of the whole price, error) where each of the shares can be met."""
-    grids = {group.name: grid(group, multiples.multiple(group)) for group in coupling.groups}
-    errors, whole = {name: found[name].error for name in grids}, costs.price({})
+    """Error against price: (share of the whole price, error) where each of the shares can be met.
+
+    Groups without a curve stay whole.
+    """
+    grids, errors, whole = {}, {}, costs.price({})
+    for group in coupling.groups:
+        known = group.name in found
+        grids[group.name] = grid(group, multiples.multiple(group)) if known else np.array([group.size])
+        errors[group.name] = found[group.name].error if known else np.zeros(group.size + 1)
     points = []
     for share in shares if grids else ():
         problem = _Problem(grids, errors, costs, share * whole)
@@ -212,7 +223,7 @@ class _Problem:
         for _ in range(TURNS):
             before = dict(widths)
             for name, grid in self.grids.items():
-                total = self.errors[name][grid] + weight * self.costs.along(widths, name, grid)
+                total = self.errors[name][grid] + weight * self.costs.part(widths, name, grid)
                 widths[name] = int(grid[int(np.argmin(total))])
             if widths == before:
                 break

@@ -11,7 +11,8 @@ import pytest
 from edgeprune.coresets import CORESETS, Evidence, Hearing
 from edgeprune.coresets.coreset import Floats
 from edgeprune.coresets.elimination import moments
-from edgeprune.coresets.gram import compensation, eliminate, expected_error
+from edgeprune.coresets.elimination import backward
+from edgeprune.coresets.gram import compensation, expected_error
 from edgeprune.coresets.sensitivity import ADMISSIBLE, scores
 from edgeprune.errors import UnsupportedModel
 from edgeprune.plan import Sampling, Selection
@@ -319,7 +320,7 @@ def test_each_step_of_the_elimination_is_the_cheapest_there_is(name: str) -> Non
     left = np.arange(N)
     for size in range(N - 1, 0, -1):
         cheapest = min(relative(np.delete(left, k)) for k in range(len(left)))
-        left = eliminate(hearings, size)
+        left = backward(hearings, size).keep
         assert len(left) == size
         assert relative(left) <= cheapest * (1 + 1e-6) + 1e-9
 

@@ -32,7 +32,7 @@ def test_the_table_tells_the_run() -> None:
     ):
         assert words in text
     assert "observed_error on cpu: measured 0.61, limit 0.5" in text
-    assert "2 pinned" in text
+    assert "left whole: input (an input of the model); fc3 (an output of the model)" in " ".join(text.split())
     assert "not reached: no adapter was found" in text
 
 
