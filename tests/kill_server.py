@@ -1,7 +1,7 @@
 """Ends runs badly and takes them up again: a program of its own, since only a young process may be forked.
 
-It reads chains of cases as JSON from its input and writes what became of each. The cases of a chain
-end the same command in the same folder one after another, each a little later:
+It reads chains of cases and the command of each chain as JSON from its input and writes what became of each.
+The cases of a chain end the same command in the same folder one after another, each a little later:
 
     kill     the name of a file; SIGKILL when half of it is written; with `stage` that record of the
              run which marks this stage as finished
@@ -133,8 +133,9 @@ def main() -> None:
     import edgeprune.report.terminal  # noqa: F401  # imported before a fork, paid for once
 
     asked = json.load(sys.stdin)
+    os.chdir(asked["folder"])
     told = {
-        f"{chain}: {name}": ending(asked["arguments"], case, Path(asked["folder"]) / chain)
+        f"{chain}: {name}": ending(asked["arguments"][chain], case, Path(asked["folder"]) / chain)
         for chain, cases in asked["chains"].items()
         for name, case in {**cases, "then": {}}.items()
     }

@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pty
+import select
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -207,6 +211,40 @@ def test_completion_works_in_a_real_bash(tmp_path: Path) -> None:
         check=False,
     )
     assert done.stdout.split() == ["gate", "--sarif"], done.stderr
+
+
+def test_the_tab_key_completes_in_a_real_bash(tmp_path: Path) -> None:
+    """An interactive bash on a terminal of its own, set up by the line of the documents; then Tab is pressed."""
+    tool = tmp_path / "edgeprune"
+    tool.write_text(f'#!/bin/sh\nexec {sys.executable} -m edgeprune "$@"\n')
+    tool.chmod(0o755)
+    page = (Path(__file__).parents[1] / "docs" / "commands.md").read_text(encoding="utf-8")
+    (line,) = [text for text in page.splitlines() if text.startswith("eval ") and "bash_source" in text]
+    (tmp_path / "rc").write_text(f"PS1='ready> '\n{line}\nbind 'set bell-style none'\n")
+    names = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "TERM": "dumb", "HOME": str(tmp_path)}
+    child, terminal = pty.fork()
+    if not child:
+        os.execvpe("bash", ["bash", "--rcfile", str(tmp_path / "rc"), "-i"], {**os.environ, **names})
+    said = ""
+
+    def until(words: str) -> None:
+        nonlocal said
+        end = time.monotonic() + 60
+        while words not in said:
+            assert select.select([terminal], [], [], max(0.0, end - time.monotonic()))[0], said
+            said += os.read(terminal, 4096).decode()
+        said = said.partition(words)[2]
+
+    try:
+        until("ready> ")
+        os.write(terminal, b"edgeprune expl\t")
+        until("edgeprune explain ")
+        os.write(terminal, b"\x15edgeprune gate --sar\t")
+        until("edgeprune gate --sarif ")
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(terminal)
 
 
 def test_no_command_shows_the_help(terminal: Terminal) -> None:

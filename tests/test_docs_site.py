@@ -14,6 +14,7 @@ from edgeprune.config import Settings
 from edgeprune.domain_spec import DomainSpec
 from edgeprune.lints import RULES
 from edgeprune.profiles import Data
+from edgeprune.runtimes.inventory import Machine
 from edgeprune.tables import read_table
 from edgeprune.target import Target
 
@@ -48,7 +49,7 @@ def test_every_rule_is_described_as_it_is() -> None:
 def _tables() -> list[tuple[str, str]]:
     return [
         (page.relative_to(ROOT).as_posix(), block)
-        for page in PAGES
+        for page in [*PAGES, *sorted(ROOT.glob("*/README.md")), ROOT / "README.md"]
         for block in re.findall(r"^```toml\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
     ]
 
@@ -60,7 +61,9 @@ def test_every_toml_snippet_is_read(page: str, block: str) -> None:
         assert list(content["project"]["entry-points"]) in (["edgeprune.ops"], ["edgeprune.coresets"])
         return
     if all(isinstance(value, dict) and "host" in value for value in content.values()):
-        return  # an inventory of machines, which has a reader of its own
+        for name, machine in content.items():
+            read_table(Machine, machine, f"{page}: [{name}]")
+        return
     if "data" in content:  # a calibration set
         read_table(Data, content["data"], page)
         read_table(DomainSpec, content["domain"], page)

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from terminal import SMALL
 
@@ -24,6 +25,13 @@ ARGUMENTS = [
     "run", f"{SMALL}:build", "--input", "1x8", "--method", "magnitude", "--multiple", "1", "--domain", "-1,1",
     "--no-latency", "--no-simplify", "--bound", "intervals",
 ]  # fmt: skip
+TRAINED = [
+    "run", f"{SMALL}:build", "--calibration", "d.npz", "--method", "learned", "--learn-steps", "4", "--finetune", "1",
+    "--ratios", "0.75,0.5", "--limit", "statistical_error=100", "--masked-twin", "--multiple", "1", "--domain", "-9,9",
+    "--no-latency", "--no-simplify", "--bound", "intervals",
+]  # fmt: skip
+"""With everything optional: training of both kinds, a choice among shares, the masked twin."""
+DRAWN = ["run", *ARGUMENTS[1:4], "--method", "sensitivity", *ARGUMENTS[6:]]
 STAGES = ("shrink", "export-original", "export-pruned", "validate-cpu", "certify", "roundoff")
 KILLED = {
     "edgeprune-run.json": None,
@@ -50,9 +58,25 @@ CHAINS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "disk full": {f"{most} bytes": {"limit": most} for most in (64, 600, 2000, 4000, 20_000)},
     "interrupted": {f"behind {stage}": {"signal": stage} for stage in ("shrink", "export-pruned")},
+    "trained, undisturbed": {},
+    "trained, killed": {
+        **{
+            f"amid {name}": {"kill": name}
+            for name in (
+                "learned.safetensors",
+                "finetune.safetensors",
+                "learning.json",
+                "splits.npz",
+                "masked.onnx",
+            )
+        },
+        "at the mark of masked-twin": {"kill": "run.json", "stage": "masked-twin"},
+    },
+    "drawn, undisturbed": {},
+    "drawn, killed": {"amid drawn.safetensors": {"kill": "drawn.safetensors"}},
 }
 SAME = ("plan.json", "pruned.safetensors", "original.onnx", "pruned.onnx")
-KNOWN = (*SAME, "edgeprune-run.json", "run.json", "report.html", "SHA256SUMS", ".lock")
+KNOWN = (*SAME, "masked.onnx", "edgeprune-run.json", "run.json", "report.html", "SHA256SUMS", ".lock")
 
 
 def cases(chain: str) -> list[str]:
@@ -67,7 +91,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def told(folder: Path) -> dict[str, Any]:
     """What became of every case, done by one program, each chain in a folder of its own."""
-    asked = json.dumps({"folder": str(folder), "arguments": ARGUMENTS, "chains": CHAINS})
+    random = np.random.default_rng(0)
+    np.savez(folder / "d.npz", x=random.standard_normal((600, 8)).astype(np.float32).clip(-9, 9))
+    arguments = {
+        chain: TRAINED if "trained" in chain else DRAWN if "drawn" in chain else ARGUMENTS for chain in CHAINS
+    }
+    asked = json.dumps({"folder": str(folder), "arguments": arguments, "chains": CHAINS})
     server = Path(__file__).parent / "kill_server.py"
     done = subprocess.run(
         [sys.executable, str(server)], input=asked, capture_output=True, text=True, timeout=1200, check=False
@@ -85,12 +114,14 @@ def test_in_the_end_the_files_are_those_of_an_undisturbed_run(
     assert then["code"] == 0, then["said"]
     assert not list(run.rglob("*.part"))
     assert [x for x in verify(run) if x.outcome != "ok"] == []
-    assert set(Run.load(run).seconds) == set(STAGES)
-    for file in SAME:
-        assert (run / file).read_bytes() == (folder / "undisturbed" / file).read_bytes(), file
+    trained = "trained" in chain
+    assert set(Run.load(run).seconds) == {*STAGES, *(["masked-twin"] if trained else [])}
+    alike = f"{chain.rpartition(', ')[0]}, undisturbed".removeprefix(", ")
+    for file in (*SAME, *(["masked.onnx"] if trained else [])):
+        assert (run / file).read_bytes() == (folder / alike / file).read_bytes(), file
 
 
-@pytest.mark.parametrize("name", cases("killed"))
+@pytest.mark.parametrize("name", [*cases("killed"), *cases("trained, killed"), *cases("drawn, killed")])
 def test_a_kill_amid_a_write_leaves_nothing_half_under_its_name(name: str, told: dict[str, Any]) -> None:
     found = told[name]
     assert found["code"] == -signal.SIGKILL, found["said"]

@@ -128,7 +128,7 @@ def _draw(
     axes.xaxis.set_major_locator(LogLocator(numticks=9))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.number(value)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.percent(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.percent(value, 0)))
     axes.grid(color=svg.LINE, linewidth=0.6)
     axes.set_axisbelow(True)
     return figure

@@ -14,7 +14,7 @@ from edgeprune.report.wording import NOTHING, clean, count, milliseconds, number
 ROWS = 400
 """Longer tables are cut here; run.json has every row."""
 
-Style = Literal["text", "number", "code", "outcome", "label"]
+Style = Literal["text", "words", "number", "code", "outcome", "label"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def checks(run: Run) -> Table | None:
         Column("Measured", "number"),
         Column("Limit", "number"),
         Column("Outcome", "outcome"),
-        Column("Reason"),
+        Column("Reason", "words"),
     )
     rows = []
     for check in run.verdict.checks if run.verdict else ():
@@ -104,7 +104,7 @@ def groups(run: Run) -> tuple[GroupRecord, ...]:
 
 def pinned_groups(run: Run) -> Table | None:
     """The groups that were left alone, and why: those that nothing could change, and those left whole."""
-    columns = (Column("Group"), Column("Units", "number"), Column("Why it was left alone"))
+    columns = (Column("Group"), Column("Units", "number"), Column("Why it was left alone", "words"))
     rows = ((clean(g.name), count(g.before), reason) for g, reason in left_alone(run))
     return table_of("Groups that keep all their units", columns, rows)
 
@@ -129,7 +129,7 @@ def chain(run: Run) -> Table | None:
         Column("Observed", "number"),
         Column("Inputs", "number"),
         Column("How sure", "label"),
-        Column("Method and assumptions"),
+        Column("Method and assumptions", "words"),
     )
     rows = [_term(term) for term in run.terms]
     total = chain_total(run.terms)
@@ -162,14 +162,14 @@ def certificates(run: Run) -> Table | None:
     """What is claimed about the pruned net's error, and how sure it is."""
     columns = (
         Column("Certificate"),
-        Column("Over"),
+        Column("Over", "words"),
         Column("Norm"),
         Column("Bound", "number"),
         Column("Attacked", "number"),
         Column("Observed", "number"),
         Column("Bound ÷ found", "number"),
         Column("How sure", "label"),
-        Column("Note"),
+        Column("Note", "words"),
     )
     return table_of(
         "What is claimed and what was found", columns, (_certificate(c) for c in run.certificates)
@@ -286,7 +286,7 @@ def placement(run: Run) -> Table | None:
         Column("Nodes ran on"),
         Column("Precision"),
         Column("Runtime"),
-        Column("Remarks"),
+        Column("Remarks", "words"),
     )
     return table_of("What ran on each target", columns, (_placement(v) for v in run.validations))
 

@@ -53,7 +53,7 @@ def _draw(choice: Choice) -> Figure:
     axes.margins(x=0.08)
     axes.set_xlabel("share that is kept")
     axes.set_ylabel("output error", color=svg.MUTED)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.percent(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.number(value)))
     axes.grid(color=svg.LINE, linewidth=0.6)
     axes.set_axisbelow(True)

@@ -10,8 +10,7 @@ import pytest
 
 from edgeprune.coresets import CORESETS, Evidence, Hearing
 from edgeprune.coresets.coreset import Floats
-from edgeprune.coresets.elimination import moments
-from edgeprune.coresets.elimination import backward
+from edgeprune.coresets.elimination import backward, moments
 from edgeprune.coresets.gram import compensation, expected_error
 from edgeprune.coresets.sensitivity import ADMISSIBLE, scores
 from edgeprune.errors import UnsupportedModel

@@ -22,11 +22,13 @@ def axe() -> str:
     return (Path(places[0]) / "axe.min.js").read_text(encoding="utf-8") if places else ""
 
 
-def opened(page: Path, theme: str, work: Path) -> subprocess.CompletedProcess[str]:
+def opened(
+    page: Path, theme: str, work: Path, task: tuple[str, ...] = ("--dump-dom",)
+) -> subprocess.CompletedProcess[str]:
     command = [
         str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
         f"--user-data-dir={work / 'profile'}", "--enable-logging=stderr", "--window-size=1100,900",
         f"--blink-settings=preferredColorScheme={THEMES[theme]}", "--virtual-time-budget=20000",
-        "--dump-dom", page.as_uri(),
+        *task, page.as_uri(),
     ]  # fmt: skip
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgeprune.allocation import AllocationRecord, WidthsTried
 from edgeprune.records import (
     Artifact,
     Certificate,
@@ -62,7 +63,12 @@ def plan() -> PlanRecord:
         ),
         params=(266_610, 95_802),
         macs=(266_200, 95_616),
-    )
+        allocation=AllocationRecord(
+            "--params 0.36", "parameters", 0.36, 0.359, 266_610.0, None,
+            (WidthsTried("greedy", 0.359, 0.003, chosen=True), WidthsTried("programme", 0.35, 0.0032)),
+            ((0.1, 0.2), (0.36, 0.0029), (0.7, 0.0001), (1.0, 0.0)),
+        ),
+    )  # fmt: skip
 
 
 def terms() -> tuple[Term, ...]:

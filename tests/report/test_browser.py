@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import CHROMIUM, axe, opened
 from report_runs import bare_run, full_run
@@ -78,6 +79,38 @@ def test_a_page_opens_folds_out_and_is_accessible(name: str, theme: str, tmp_pat
     assert found, done.stderr[-2000:]
     seen = json.loads(found[1].replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">"))
     assert seen == {"closed": 0, "targets": 0, "wide": 0, "violations": []}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_a_page_prints_light_whole_and_with_its_charts(tmp_path: Path) -> None:
+    """A dark screen, closed details: on paper all is white, unfolded, in colour, and no heading is left alone."""
+    pdfium = pytest.importorskip("pypdfium2")
+    (tmp_path / "page.html").write_text(render(full_run()), encoding="utf-8")
+    paper = tmp_path / "page.pdf"
+    task = ("--no-pdf-header-footer", f"--print-to-pdf={paper}")
+    opened(tmp_path / "page.html", "dark", tmp_path, task)
+    document = pdfium.PdfDocument(paper)
+    texts = [" ".join(page.get_textpage().get_text_range().split()) for page in document]
+    assert 3 <= len(texts) <= 12
+    for words in ("Verdict", "Key figures"):
+        assert ("Fail" if words == "Verdict" else words) in texts[0]
+    folded = (
+        "Groups that were free to lose units",
+        "Settings and where each came from",
+        "CPU flags",
+        "this run",
+    )
+    assert all(any(words in text for text in texts) for words in folded)
+    for text in texts:
+        assert not text.endswith(("Error", "Targets", "Certificates", "Latency", "How to reproduce"))
+    blue = 0
+    for page in document:
+        seen = np.asarray(page.render(scale=0.5).to_pil().convert("RGB")).astype(int)
+        assert (seen[:4] == 255).all(), "the margin is not white"
+        assert (seen.min(axis=2) > 200).mean() > 0.8, "the page is dark"
+        blue += int(((seen[..., 2] - seen[..., 0]) > 60).sum())
+    assert blue > 300, "the bars are not in colour"
 
 
 @pytest.mark.parametrize("name", PAGES)

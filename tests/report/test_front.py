@@ -42,7 +42,6 @@ def test_the_front_is_drawn_with_the_chosen_point() -> None:
 
 def test_where_no_error_is_known_there_is_no_front() -> None:
     assert front(bare_run()) is None
-    assert front(full_run()) is None
     assert front(allocated(front=())) is None
     alone = front(allocated(candidates=(WidthsTried("uniform", 0.5, chosen=True),)))
     assert alone is not None

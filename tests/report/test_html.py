@@ -81,7 +81,7 @@ def test_ids_are_unique_and_every_reference_has_one() -> None:
 def test_charts_can_be_announced_and_tables_have_scopes() -> None:
     page = Page(render(full_run()))
     charts = page.all("svg")
-    assert len(charts) == 5
+    assert len(charts) == 6
     assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
     assert all(head["scope"] in ("col", "row") for head in page.all("th"))
     assert len(page.all("caption")) == len(page.all("table"))
