@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.graph import Coupling
+from edgeprune.half import halved
 from edgeprune.plan import Plan, Selection
 from edgeprune.preparation import Line
 from edgeprune.progress import Progress
@@ -58,7 +59,11 @@ class Bench:
             TargetUnavailable: the target could not time it.
         """
         narrow = self.work / f"candidate-{number}.onnx"
-        _written(narrowed(self.line, self.coupling, widths), self.line, narrow)
+        module, settings = narrowed(self.line, self.coupling, widths), self.line.settings
+        single = self.work / f"candidate-{number}.float32.onnx" if settings.fp16 else narrow
+        _written(module, self.line, single)
+        if settings.fp16:
+            halved(single, narrow)
         low, high = LAUNCHES
         measure = self.target.measure
         quick = dataclasses.replace(measure, launches_min=low, launches_max=max(high, low))

@@ -10,15 +10,20 @@ import numpy as np
 
 from edgeprune.counterexample import abort
 from edgeprune.distribution import linf_errors
+from edgeprune.files_step import Exported, Half
 from edgeprune.plan import Shrunk
 from edgeprune.preparation import Line
 from edgeprune.records import Term
 from edgeprune.samples import Array
 from edgeprune.stages.certify import Certified
 from edgeprune.stages.parity import Parity, compare
-from edgeprune.stages.roundoff import Roundoff
+from edgeprune.stages.roundoff import STORED, Roundoff
 from edgeprune.stages.validate import Measured
-from edgeprune.steps import Exported
+
+
+COMPUTED = 1e-5
+"""Share of the outputs by which two files that should agree may differ, since both are run in float32."""
+_SEEN = "seen on these inputs only; nothing is claimed of others"
 
 
 def chain(
@@ -43,13 +48,38 @@ def chain(
     """
     every = np.ones(len(line.holdout[0]), dtype=bool)
     inside = every if certified.inside is None else certified.inside
+    half = parity.half
+    known = dict(assumed) if half is None else _of_a_half(half, assumed)
+    stored = known.pop(STORED, None)
     return (
         _prune(certified, reference, pruned, inside),
         _masking(shrunk),
         _file("export", parity.export),
         _file("simplify", parity.simplify),
-        _rounding(line, pruned, measured, assumed, inside, folder),
+        *([] if half is None else [_fp16(line, half, stored, inside, folder)]),
+        _rounding(line, pruned if half is None else half.stored, measured, known, inside, folder),
     )
+
+
+def _of_a_half(half: Half, assumed: Mapping[str, Roundoff]) -> dict[str, Roundoff]:
+    """Bounds for a file in float16; those of its rounding are held from the file on, not from torch.
+
+    The rounding model bounds |pruned net − device| with the conversion of weights inside, the net of the
+    converted weights is within their own bound of the pruned net, and so within the sum of both of the device.
+    """
+    if half.scalars:
+        why = f"the file rounds constants within operations too ({', '.join(half.scalars[:3])})"
+        return {name: Roundoff(None, said.assumes, why) for name, said in assumed.items()}
+    stored = assumed.get(STORED)
+    if stored is None or stored.bound is None:
+        return dict(assumed)
+    beside = stored.bound
+    return {
+        name: said
+        if name == STORED or said.bound is None
+        else Roundoff(said.bound + beside, said.assumes, said.reason)
+        for name, said in assumed.items()
+    }
 
 
 def _prune(
@@ -94,10 +124,42 @@ def _file(name: Literal["export", "simplify"], parity: Parity) -> Term:
         bound=None,
         label="observed",
         method="onnxruntime, graph optimisations off, against torch in float64",
-        assumptions=("seen on these inputs only; nothing is claimed of others",),
+        assumptions=(_SEEN,),
         observed=parity.difference,
         attacked=None,
         n_inputs=parity.n_inputs,
+    )
+
+
+def _fp16(line: Line, half: Half, stored: Roundoff | None, inside: Array, folder: Path) -> Term:
+    """The float32 file → the same with the float16 file's weights, both computed in float32.
+
+    Raises:
+        BoundViolated: they are further apart than the bound; the input is kept.
+    """
+    bound = stored.bound if stored is not None else None
+    errors = linf_errors(half.whole, half.stored)
+    if bound is not None:
+        scale = max(float(np.abs(a).max(initial=0.0)) for a in half.whole)
+        worst = int(np.argmax(np.where(inside, errors, -np.inf)))
+        if inside[worst] and errors[worst] > bound + COMPUTED * scale:
+            why = "This is a bug in edgeprune: please report it with that file, and do not rely on this run."
+            inputs = [x[worst] for x in line.holdout]
+            abort(folder, inputs, "fp16: the bound on converted weights", bound, float(errors[worst]), why)
+        errors = errors[inside]
+    reason = stored.reason if stored is not None else ""
+    return Term(
+        name="fp16",
+        norm="linf",
+        bound=bound,
+        label="observed" if bound is None else "proved-modulo-rounding-model",
+        method="the float32 file against itself with the float16 file's weights"
+        if bound is None
+        else "Δ-CROWN with converted weights",
+        assumptions=(reason or (stored.assumes if stored is not None else _SEEN),),
+        observed=float(errors.max()) if len(errors) else None,
+        attacked=None,
+        n_inputs=len(errors),
     )
 
 
@@ -137,7 +199,7 @@ def _rounding(
     seen = [e[inside] if bound is not None else e for e in errors]
     how = "Δ-CROWN with injected rounding"
     if bound is None:
-        how = "each target against the pruned torch net in float64"
+        how = "each target against the pruned net in a higher precision"
     reasons = [said.reason for said in assumed.values() if said.reason]
     return Term(
         name="rounding",

@@ -92,6 +92,7 @@ class Settings:
         opset: of the ONNX files; the exporter's default when not given.
         dynamic_batch: leave the batch size of the ONNX files free.
         simplify: run onnxsim on them.
+        fp16: convert the pruned file to float16, and judge that; its inputs and outputs stay float32.
         masked_twin: also write the original's shapes with zeros where units were cut.
         simplify_limit_s: seconds after which onnxsim is stopped.
         target: names or paths of the targets to validate on.
@@ -147,6 +148,7 @@ class Settings:
     opset: int | None = None
     dynamic_batch: bool = False
     simplify: bool = True
+    fp16: bool = False
     masked_twin: bool = False
     simplify_limit_s: float = 300.0
     target: tuple[str, ...] = ("cpu",)

@@ -13,6 +13,7 @@ from edgeprune.chain import chain
 from edgeprune.config import Resolved
 from edgeprune.errors import ModelError
 from edgeprune.files import write_bytes
+from edgeprune.files_step import export_step
 from edgeprune.folder import RunFolder, claim
 from edgeprune.graph import Coupling
 from edgeprune.limits import Regressions
@@ -28,7 +29,7 @@ from edgeprune.records import Run
 from edgeprune.report.html import render
 from edgeprune.stages.gate import gate
 from edgeprune.stages.parity import torch_outputs
-from edgeprune.steps import certify_step, export_step, roundoff_step, shrink_step, validate_step
+from edgeprune.steps import certify_step, roundoff_step, shrink_step, validate_step
 
 
 def run(

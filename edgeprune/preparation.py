@@ -101,6 +101,8 @@ def prepare(
     targets = tuple(find_target(name) for name in settings.target)
     if settings.quick:
         targets = tuple(replace(target, measure=target.measure.hurried()) for target in targets)
+    if settings.fp16:
+        targets = tuple(target.for_float16() for target in targets)
     doubled = [t.name for t in targets if [u.name for u in targets].count(t.name) > 1]
     if doubled:
         raise UsageError(f"--target {doubled[0]}: is given twice; name each target once.")

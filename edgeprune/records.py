@@ -170,7 +170,7 @@ class Term:
         attacked: largest value found by search, None if none was made.
     """
 
-    name: Literal["prune", "masking", "export", "simplify", "rounding"]
+    name: Literal["prune", "masking", "export", "simplify", "fp16", "rounding"]
     norm: str
     bound: float | None
     label: Label

@@ -25,7 +25,7 @@ from edgeprune.deterministic import Proof
 from edgeprune.distribution import Odds, Samples
 from edgeprune.errors import UsageError
 from edgeprune.files import write_bytes
-from edgeprune.folder import RunFolder, key_of
+from edgeprune.folder import RunFolder
 from edgeprune.graph import Coupling
 from edgeprune.learning import learn
 from edgeprune.plan import Cuts, Shrunk
@@ -33,14 +33,11 @@ from edgeprune.planning import Allotment, allotted, planned
 from edgeprune.preparation import Line
 from edgeprune.profiles import Target
 from edgeprune.progress import Progress
-from edgeprune.records import Certificate, GroupRecord, PlanRecord, Run, Training, to_json
+from edgeprune.records import Certificate, GroupRecord, PlanRecord, Run, Training
 from edgeprune.samples import Array
-from edgeprune.stages import export as exporting
 from edgeprune.stages.certify import Certified, Search, certify
-from edgeprune.stages.parity import Parity, checked, compare, file_outputs, torch_outputs
-from edgeprune.stages.roundoff import Roundoff, roundoff
+from edgeprune.stages.roundoff import STORED, Roundoff, roundoff
 from edgeprune.stages.shrink import restore, shrink
-from edgeprune.stages.simplify import simplify
 from edgeprune.stages.validate import Measured, validate
 from edgeprune.timing import EQUAL
 
@@ -173,80 +170,6 @@ def _plan_record(coupling: Coupling, shrunk: Shrunk, method: str, before: Cost, 
         shrunk.kind,
         shrunk.reason,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """How far the exported and the simplified file are from the torch net they were made of."""
-
-    export: Parity
-    simplify: Parity
-
-
-def export_step(line: Line, module: nn.Module, name: str, folder: RunFolder, progress: Progress) -> Exported:
-    """Export, simplify, and hold both files against the torch net in float64."""
-    settings, final = line.settings, folder.path / f"{name}.onnx"
-    work = folder.log("export")
-    plain = work / f"{name}.exported.onnx"
-    samples = tuple(x[:64] for x in line.holdout)
-    expected = torch_outputs(module, samples, line.batch)
-    done = folder.run.artifacts.get(name)
-    if not (folder.finished(f"export-{name}") and done is not None and final.is_file()):
-        with folder.stage(f"export-{name}"):
-            for _ in progress(range(1), f"exporting the {name} model", 1):
-                exporting.export(
-                    module, line.inputs, plain, dynamic_batch=settings.dynamic_batch, opset=settings.opset
-                )
-            warning = _simplify(settings, plain, final, samples, work, name, progress)
-            exporting.stamp(final, _provenance(line, folder))
-            folder.update(
-                artifacts={**folder.run.artifacts, name: exporting.describe(final, folder.path)},
-                warnings=(*folder.run.warnings, *([f"{name}: {warning}"] if warning else [])),
-            )
-    for _ in progress(range(1), f"checking the {name} model", 1):
-        exported = checked(plain, expected, samples, work / f"{name}-exported", "exported")
-        simpler = checked(final, expected, samples, work / f"{name}-final", "final")
-    return Exported(exported, simpler)
-
-
-def _simplify(
-    settings: Settings,
-    plain: Path,
-    final: Path,
-    samples: tuple[Array, ...],
-    work: Path,
-    name: str,
-    progress: Progress,
-) -> str:
-    """Simplify into `final`; a result that computes something else is thrown away, and said."""
-    if not settings.simplify:
-        simplify(plain, final, 0.0, unchanged="it was not asked for")
-        return ""
-    for _ in progress(range(1), f"simplifying the {name} model", 1):
-        result = simplify(plain, final, settings.simplify_limit_s)
-    if result.warning:
-        return result.warning
-    parity = compare(
-        file_outputs(plain, samples, work / f"{name}-before"),
-        file_outputs(final, samples, work / f"{name}-after"),
-    )
-    if parity.holds:
-        return ""
-    simplify(plain, final, 0.0, unchanged="its result was wrong")
-    return (
-        f"onnxsim changed the outputs by {parity.difference:.3g} on a scale of {parity.scale:.3g}; "
-        "its result was thrown away and the exported file is used."
-    )
-
-
-def _provenance(line: Line, folder: RunFolder) -> dict[str, str]:
-    about = folder.run.environment
-    return {
-        "version": about.edgeprune,
-        "source_weights_sha256": line.loaded.weights_sha256,
-        "plan_sha256": key_of(to_json(folder.run.plan)),
-        "calibration_sha256": line.calibration_sha256,
-    }
 
 
 def validate_step(
@@ -390,7 +313,8 @@ def roundoff_step(
     """Bound what the targets' rounding can add, for each precision that was reached."""
     if not line.settings.certify:
         return {}
-    precisions = [m.validation.precision for m in measured if m.pruned_outputs]
+    converted = [STORED] if line.settings.fp16 else []
+    precisions = converted + [m.validation.precision for m in measured if m.pruned_outputs]
     with folder.stage("roundoff"):
         for _ in progress(range(1), "bounding the rounding", 1):
             return roundoff(coupling, shrunk, line.domains, line.holdout, precisions, line.settings.budget_s)

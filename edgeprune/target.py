@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from edgeprune.errors import UsageError
 from edgeprune.limits import Limits
 
 CPU_PROVIDER = "CPUExecutionProvider"
@@ -183,6 +184,19 @@ class Target:
                 '[grid] conv = "auto" reads this machine\'s CPU, which is not where '
                 f"{self.name} runs ({self.transport}, {self.runtime.provider}); write the number"
             )
+
+    def for_float16(self) -> Target:
+        """The same, as it computes a file in float16: results lie in that format between operations.
+
+        Raises:
+            UsageError: the target rounds to bfloat16 besides, for which there is no rounding model.
+        """
+        if self.precision == "bf16":
+            raise UsageError(
+                f"--fp16: {self.name} computes in bfloat16, which rounds a float16 file once more in another "
+                "format; leave one of them out."
+            )
+        return replace(self, precision="fp16")
 
     def conv_multiple(self, cpuinfo: Path = _CPUINFO) -> int:
         """Channels of a convolution come in multiples of this.

@@ -12,15 +12,26 @@ forward error analysis.
 
 The sizes |W||ĥ| are those of the rounded net: they are taken from intervals that hold ĥ itself.
 
+In float16 and bfloat16 what is stored or handed in (weights, constants, inputs) is converted too, each
+number v to one within s|v| + t, and results are stored in that format: a file in float16 computes so on
+every runtime, even one that adds in float32. γ(k) is infinite from k = 1/u on (2 048 in float16), so
+(1 + u)^k − 1 stands for it, which bounds k roundings of any kind and is never larger. No sum may reach the
+format's largest number: where its size |W||ĥ| + |c| may, there is no bound.
+
+Conversion alone (`stored`) is what a file with weights in float16 is from the one with float32 weights, both
+computed exactly.
+
 What is assumed, and said in the certificate: operations are computed one by one as above, with no overflow
-and no algorithm that is not a sum of products (no Winograd, no FFT). Weights are those of the file.
+and no algorithm that is not a sum of products (no Winograd, no FFT). In float32 and TF32 weights are those of
+the file.
 
 Source:
-    Higham (2002), section 3.1; Jeannerod & Rump (2013) for any order of summation.
+    Higham (2002), section 3.1 and lemma 3.1; Jeannerod & Rump (2013) for any order of summation.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,7 +41,7 @@ from torch import Tensor
 from edgeprune.bounds.crown import Effort, crown
 from edgeprune.bounds.differential import Difference, Reach, enclose, fold, visit
 from edgeprune.domains import Domain
-from edgeprune.errors import UsageError
+from edgeprune.errors import UnsupportedOperation, UsageError
 from edgeprune.forms import (
     Affine,
     Constant,
@@ -55,6 +66,9 @@ class Arithmetic:
         unit: relative error of one rounded operation.
         product: relative error of each factor of a product, where it is read in a shorter format.
         tiny: absolute error of one operation, where numbers underflow.
+        stored: relative error of converting a weight, a constant or an input.
+        stored_tiny: absolute error of that, where numbers underflow.
+        largest: a result of this size overflows.
         kernels: absolute errors of unary kernels on all inputs, by name of the curve; of those that
             are not named 8 units of (1 + |φ|) are assumed.
         assumes: in words, for the certificate.
@@ -64,6 +78,9 @@ class Arithmetic:
     unit: float
     product: float = 0.0
     tiny: float = 2.0**-126
+    stored: float = 0.0
+    stored_tiny: float = 0.0
+    largest: float = math.inf
     kernels: Mapping[str, float] | None = None
     assumes: str = ""
 
@@ -87,10 +104,35 @@ ARITHMETICS: dict[str, Arithmetic] = {
             kernels=ORT_KERNELS,
             assumes="factors rounded to TF32, truncated float32 sums; kernels as in float32",
         ),
-        Arithmetic("bfloat16", 2.0**-8, assumes="every result rounded to bfloat16"),
-        Arithmetic("float16", 2.0**-11, tiny=2.0**-14, assumes="every result rounded to float16"),
+        Arithmetic(
+            "bfloat16",
+            2.0**-8,
+            stored=2.0**-8,
+            stored_tiny=2.0**-126,
+            assumes="weights, inputs and every result rounded to bfloat16",
+        ),
+        Arithmetic(
+            "float16",
+            2.0**-11,
+            tiny=2.0**-14,
+            stored=2.0**-11,
+            stored_tiny=2.0**-14,
+            largest=65504.0,
+            assumes="weights, inputs and every result rounded to float16, subnormal numbers kept or not",
+        ),
     )
 }
+
+HALF_STORED = Arithmetic(
+    "float16 weights",
+    0.0,
+    tiny=0.0,
+    stored=2.0**-11,
+    stored_tiny=2.0**-24,
+    largest=65504.0,
+    assumes="weights rounded to float16, computed exactly",
+)
+"""Nothing but a file's weights in float16; one that underflows is off by a step of 2⁻²⁴ at most."""
 
 
 def rounding(
@@ -99,20 +141,20 @@ def rounding(
     shapes: Sequence[tuple[int, ...]],
     names: Sequence[str],
     outputs: Sequence[str],
-    arithmetic: str,
+    arithmetic: str | Arithmetic,
     effort: Effort | None = None,
 ) -> Difference:
     """Bound |g(x) − ĝ(x)| for every x of a domain: g exact, ĝ computed by a runtime.
 
     Args:
         twins: of the original and the pruned net, every node after its sources; only g is looked at.
-        arithmetic: one of `ARITHMETICS`.
+        arithmetic: one of `ARITHMETICS`, or an arithmetic itself.
 
     Raises:
-        UnsupportedOperation: a node has no rule.
+        UnsupportedOperation: a node has no rule, or a result may overflow.
         UsageError: the arithmetic is not known.
     """
-    profile = ARITHMETICS.get(arithmetic)
+    profile = arithmetic if isinstance(arithmetic, Arithmetic) else ARITHMETICS.get(arithmetic)
     if profile is None:
         raise UsageError(f"no arithmetic is called '{arithmetic}'; there are {', '.join(ARITHMETICS)}.")
     inputs = enclose(domains, shapes, names)
@@ -151,15 +193,57 @@ def _rounded_twins(
 
 
 def error_of(form: Form, heard: Sequence[Interval], value: Interval, profile: Arithmetic) -> Tensor | None:
-    """How far the computed value of one node can be from the exact one of the same inputs; None for 0."""
-    u, size = profile.unit, value.magnitude
+    """How far the computed value of one node can be from the exact one of the same inputs; None for 0.
+
+    Raises:
+        UnsupportedOperation: the value may overflow.
+    """
     match form:
         case Affine():
-            n = form.kernel.terms(form.weight) + 1
-            share = n * u / (1 - n * u) if n * u < 1 else torch.inf
-            product = (1 + profile.product) ** 2 * (1 + share) - 1
-            terms = form.kernel.apply(form.weight.abs(), heard[0].magnitude)
-            return (terms + form.bias.abs()) * product * 1.0001 + n * profile.tiny
+            return _sum_of_products(form, heard[0].magnitude, profile)
+        case Constant() | Input():
+            if not profile.stored or (isinstance(form, Input) and profile.unit == 0):
+                return None
+            _refuse_overflow(value.magnitude, profile)
+            return value.magnitude * profile.stored + profile.stored_tiny
+        case Maximum():
+            return None
+        case _ if profile.unit == 0:
+            return None
+        case _:
+            _refuse_overflow(value.magnitude, profile)
+            return _result(form, heard, value, profile)
+
+
+def _sum_of_products(form: Affine, heard: Tensor, profile: Arithmetic) -> Tensor:
+    """Weights converted, factors read, and (terms + 1) results rounded in any order."""
+    n = form.kernel.terms(form.weight) + 1
+    weight, tiny = form.weight.abs(), profile.stored_tiny
+    terms = form.kernel.apply(weight, heard) + form.bias.abs()
+    lost = form.kernel.apply(torch.full_like(weight, tiny), heard) + tiny if tiny else torch.zeros_like(terms)
+    grown = (1 + profile.product) ** 2 * (1 + _rounded_often(n, profile.unit))
+    _refuse_overflow((terms * (1 + profile.stored) + lost) * grown, profile)
+    return (terms * (grown * (1 + profile.stored) - 1) + lost * grown) * 1.0001 + 2 * n * profile.tiny
+
+
+def _rounded_often(times: float, unit: float) -> float:
+    """(1 + u)ᵏ − 1, a little up; infinite where that overflows."""
+    exponent = times * math.log1p(unit)
+    return math.expm1(exponent) * (1 + 1e-12) if exponent < 700 else math.inf
+
+
+def _refuse_overflow(size: Tensor, profile: Arithmetic) -> None:
+    worst = float(size.max()) if size.numel() else 0.0
+    if math.isfinite(profile.largest) and not worst < profile.largest:
+        raise UnsupportedOperation(
+            f"a result could reach {worst:.3g} and overflow, {profile.name.split()[0]} ends at "
+            f"{profile.largest:g}"
+        )
+
+
+def _result(form: Form, heard: Sequence[Interval], value: Interval, profile: Arithmetic) -> Tensor | None:
+    u, size = profile.unit, value.magnitude
+    match form:
         case Elementwise(curve):
             known = (profile.kernels or {}).get(curve.name)
             if curve.straight:
@@ -169,8 +253,6 @@ def error_of(form: Form, heard: Sequence[Interval], value: Interval, profile: Ar
             if not form.terms:
                 return None
             return form.linear([h.magnitude for h in heard]) * (form.terms + 1) * 1.01 * u + profile.tiny
-        case Maximum() | Constant() | Input():
-            return None
         case Softmax():
             return (size + 1) * (16 + value.low.shape[form.axis]) * u + profile.tiny
         case _:
@@ -178,4 +260,4 @@ def error_of(form: Form, heard: Sequence[Interval], value: Interval, profile: Ar
             return (total + size) * (len(heard) + 1) * u + profile.tiny
 
 
-__all__ = ["ARITHMETICS", "Arithmetic", "error_of", "rounding"]
+__all__ = ["ARITHMETICS", "HALF_STORED", "Arithmetic", "error_of", "rounding"]

@@ -238,6 +238,12 @@ export_options = together(
     ),
     click.option("--simplify/--no-simplify", default=None, help="Run onnxsim on the files [default: on]."),
     click.option(
+        "--fp16/--no-fp16",
+        default=None,
+        help="Convert the pruned file to float16, and judge that; inputs and outputs stay float32 "
+        "[default: off].",
+    ),
+    click.option(
         "--masked-twin/--no-masked-twin",
         default=None,
         help="Also write masked.onnx: the original's shapes, zeros where units were cut [default: off].",

@@ -37,7 +37,8 @@ TERMS = {
     "masking": "masked twin → shrunk net",
     "export": "shrunk net → ONNX",
     "simplify": "ONNX → simplified ONNX",
-    "rounding": "simplified ONNX → device",
+    "fp16": "simplified ONNX → its weights in float16",
+    "rounding": "ONNX file → device",
 }
 
 OUTCOMES = {

@@ -19,6 +19,7 @@ from edgeprune.deterministic import Proof
 from edgeprune.distribution import Odds, Samples, inside_of
 from edgeprune.errors import CalibrationError, UnsupportedModel
 from edgeprune.files import write_bytes
+from edgeprune.files_step import export_step
 from edgeprune.folder import RunFolder, key_of
 from edgeprune.graph import Coupling
 from edgeprune.models import Loaded, load_model
@@ -34,7 +35,7 @@ from edgeprune.stages.distribute import Curve, curves
 from edgeprune.stages.parity import torch_outputs
 from edgeprune.stages.shrink import restore, shrink
 from edgeprune.stages.validate import measure_drift
-from edgeprune.steps import as_traced, export_step, read_weights
+from edgeprune.steps import as_traced, read_weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)

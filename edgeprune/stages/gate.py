@@ -109,7 +109,7 @@ def _certified(run: Run, limits: Limits) -> Iterator[Check]:
     if limits.certified_error is not None:
         proved = [c for c in run.certificates if c.scope == "global" and c.norm == "linf"]
         sound = [c for c in proved if c.bound is None or c.label.startswith("proved")]
-        yield from _best(sound, "certified_error", limits.certified_error, "global certificate")
+        yield from _best(sound, limits.certified_error, run)
     if limits.statistical_error is not None:
         quantiles = [
             c
@@ -119,17 +119,36 @@ def _certified(run: Run, limits: Limits) -> Iterator[Check]:
         yield from _every(quantiles, run.validations, limits.statistical_error)
 
 
-def _best(certificates: list[Certificate], name: str, limit: float, kind: str) -> Iterator[Check]:
+def _best(certificates: list[Certificate], limit: float, run: Run) -> Iterator[Check]:
     """For each target and domain the smallest bound, since each of several bounds holds."""
+    name = "certified_error"
+    more, lacking = _of_float16(run)
     if not certificates:
-        yield _held(name, None, limit, f"the run has no proved {kind} of the outputs")
+        yield _held(name, None, limit, "the run has no proved global certificate of the outputs")
     groups: dict[tuple[str | None, str], list[Certificate]] = {}
     for certificate in certificates:
         groups.setdefault((certificate.target, certificate.domain), []).append(certificate)
     for (target, _), group in groups.items():
         bounds = [c.bound for c in group if c.bound is not None]
         reasons = "; ".join(c.reason or f"{c.name} has no bound" for c in group if c.bound is None)
-        yield _held(name, min(bounds, default=None), limit, reasons, target)
+        least = min(bounds, default=None)
+        whole = None if least is None or more is None else least + more
+        yield _held(name, whole, limit, reasons if least is None else lacking, target)
+
+
+def _of_float16(run: Run) -> tuple[float | None, str]:
+    """What a file in float16 adds to a bound on the pruned net: converted weights and rounded results.
+
+    Zero for a file in float32; None, and why, where there is no bound on it.
+    """
+    terms = [term for term in run.terms if term.name in ("fp16", "rounding")]
+    if not any(term.name == "fp16" for term in terms):
+        return 0.0, ""
+    for term in terms:
+        if term.bound is None:
+            what = "its weights" if term.name == "fp16" else "what is computed with it"
+            return None, f"the file is in float16, and {what} has no bound ({'; '.join(term.assumptions)})"
+    return sum(term.bound or 0.0 for term in terms), ""
 
 
 def _every(

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from edgeprune.errors import BrokenPromise, UsageError
 from edgeprune.files import atomic, sha256_of, write_text
+from edgeprune.half import halved
 from edgeprune.reference import file_outputs
 from edgeprune.usability import Usability, usability
 
@@ -82,6 +83,7 @@ def package(
 
     Raises:
         UsageError: the file is no ONNX model, or the converter refuses it.
+        UnsupportedModel: float16 cannot hold it.
         BrokenPromise: a converted file computes something else.
         TargetUnavailable: this machine's CPU does not run one of them.
         StorageError: the folder cannot be written.
@@ -97,7 +99,8 @@ def package(
         made, config = _converted(fixed, folder, work / "ort")
         files += [_checked(made, truth, lead, work / "ort-run", TOLERANCE), _plain(config)]
         if half:
-            smaller = _halved(fixed, folder / f"{name}.fp16.onnx")
+            smaller = folder / f"{name}.fp16.onnx"
+            halved(fixed, smaller)
             files.append(_checked(smaller, truth, lead, work / "half", HALF_TOLERANCE))
     return Package(tuple(files), usability(fixed))
 
@@ -159,17 +162,6 @@ def _converted(model: Path, folder: Path, work: Path) -> tuple[Path, Path]:
     ]  # comments hold paths of this machine
     write_text(config, "\n".join([f"# operators and types of {made.name}", *kept]) + "\n")
     return path, config
-
-
-def _halved(model: Path, path: Path) -> Path:
-    import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    convert: Any = convert_float_to_float16  # it has no types
-    smaller = convert(onnx.load(model), keep_io_types=True)
-    with atomic(path) as temporary:
-        temporary.write_bytes(smaller.SerializeToString(deterministic=True))
-    return path
 
 
 def _checked(

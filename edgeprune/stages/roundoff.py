@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from edgeprune.bounds.crown import Effort
-from edgeprune.bounds.rounding import ARITHMETICS, rounding
+from edgeprune.bounds.rounding import ARITHMETICS, HALF_STORED, rounding
 from edgeprune.domains import Domain
 from edgeprune.errors import UnsupportedOperation
 from edgeprune.graph import Coupling
@@ -21,8 +21,15 @@ from edgeprune.plan import Shrunk
 from edgeprune.samples import Array
 from edgeprune.twins import twins_of
 
-PRECISIONS = {"fp32": "float32", "tf32": "tf32", "bf16": "bfloat16", "fp16": "float16"}
-"""A target's `precision` → the arithmetic that is assumed."""
+STORED = "float16 weights"
+PRECISIONS = {
+    "fp32": ARITHMETICS["float32"],
+    "tf32": ARITHMETICS["tf32"],
+    "bf16": ARITHMETICS["bfloat16"],
+    "fp16": ARITHMETICS["float16"],
+    STORED: HALF_STORED,
+}
+"""A target's `precision` → the arithmetic that is assumed; and what converting a file does on its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,7 @@ def roundoff(
     """
     found = {}
     for name in dict.fromkeys(precisions):
-        assumes = ARITHMETICS[PRECISIONS[name]].assumes
+        assumes = PRECISIONS[name].assumes
         try:
             found[name] = Roundoff(_bound(coupling, shrunk, domains, inputs, name, budget_s), assumes)
         except UnsupportedOperation as error:

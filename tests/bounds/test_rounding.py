@@ -10,9 +10,9 @@ from pruned import Of, prune
 from torch import nn
 
 from edgeprune.bounds.crown import Effort
-from edgeprune.bounds.rounding import ARITHMETICS, rounding
+from edgeprune.bounds.rounding import ARITHMETICS, HALF_STORED, rounding
 from edgeprune.domains import Box
-from edgeprune.errors import UsageError
+from edgeprune.errors import UnsupportedOperation, UsageError
 from edgeprune.stages.shrink import narrow_graph
 
 torch.set_num_threads(1)
@@ -64,6 +64,55 @@ def test_shorter_formats_cost_more() -> None:
     assert all(b is not None for b in bounds)
     assert bounds == sorted(b for b in bounds if b is not None)
     assert set(ARITHMETICS) == {"float32", "tf32", "float16", "bfloat16"}
+
+
+@pytest.mark.parametrize("name", ["mlp", "residual", "depthwise", "gate"])
+def test_float16_stays_within_its_bounds(name: str) -> None:
+    """Torch's own half precision on the CPU, and weights that went through it and back."""
+    model, x = net(name)
+    x = x.float().double()
+    model = single(model)
+    coupling = coupled(model, x)
+    alive = coupling.alive(random_keep(coupling, 0))
+    pair, _ = prune(model, x, 0)
+    domain = Box.around(x[0], 0.01)
+    arguments = (pair.twins, [domain], pair.shapes, pair.inputs, pair.outputs)
+    whole = rounding(*arguments, "float16", EFFORT).linf
+    stored = rounding(*arguments, HALF_STORED, EFFORT).linf
+    assert stored is not None
+    assert whole is not None
+    samples = domain.sample(16, tuple(x.shape[1:]), torch.Generator().manual_seed(1)).double()
+
+    def outputs(net_: nn.Module, dtype: torch.dtype) -> torch.Tensor:
+        with torch.no_grad():
+            return torch.cat([net_(s[None].to(dtype))[0].double() for s in samples])
+
+    exact = outputs(narrow_graph(coupling.graph, alive, {}).double(), torch.float64)
+    converted = outputs(narrow_graph(coupling.graph, alive, {}).half().double(), torch.float64)
+    half = outputs(narrow_graph(coupling.graph, alive, {}).half(), torch.float16)
+    assert 0 < float((converted - exact).abs().max()) <= stored < whole
+    assert float((half - exact).abs().max()) <= whole
+
+
+def test_what_may_overflow_in_float16_has_no_bound() -> None:
+    model = single(seeded(lambda: Of(torch.tanh)))
+    x = torch.rand(1, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    pair, _ = prune(model, x, 0)
+    arguments = (pair.twins, [Box.around(1e6 * x[0], 1.0)], pair.shapes, pair.inputs, pair.outputs)
+    with pytest.raises(UnsupportedOperation, match="overflow, float16 ends at 65504"):
+        rounding(*arguments, "float16", EFFORT)
+    assert rounding(*arguments, "bfloat16", EFFORT).linf is not None
+
+
+def test_more_terms_than_float16_can_count_still_have_a_bound() -> None:
+    """The classical γ(n) is infinite from 2 048 terms on."""
+    model = nn.Sequential(nn.Linear(4096, 8), nn.ReLU(), nn.Linear(8, 2)).double().eval()
+    x = torch.rand(1, 4096, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    pair, _ = prune(model, x, 0)
+    domain = Box.around(x[0], 1e-3)
+    found = rounding(pair.twins, [domain], pair.shapes, pair.inputs, pair.outputs, "float16", EFFORT).linf
+    assert found is not None
+    assert 0 < found < 1e3
 
 
 def test_an_arithmetic_that_is_not_known_is_refused() -> None:
