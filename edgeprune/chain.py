@@ -20,7 +20,6 @@ from edgeprune.stages.parity import Parity, compare
 from edgeprune.stages.roundoff import STORED, Roundoff
 from edgeprune.stages.validate import Measured
 
-
 COMPUTED = 1e-5
 """Share of the outputs by which two files that should agree may differ, since both are run in float32."""
 _SEEN = "seen on these inputs only; nothing is claimed of others"
@@ -64,8 +63,8 @@ def chain(
 def _of_a_half(half: Half, assumed: Mapping[str, Roundoff]) -> dict[str, Roundoff]:
     """Bounds for a file in float16; those of its rounding are held from the file on, not from torch.
 
-    The rounding model bounds |pruned net − device| with the conversion of weights inside, the net of the
-    converted weights is within their own bound of the pruned net, and so within the sum of both of the device.
+    The rounding model bounds |pruned net − device|, the conversion of weights inside. The net of the
+    converted weights is within their own bound of the pruned net, so within the sum of both of the device.
     """
     if half.scalars:
         why = f"the file rounds constants within operations too ({', '.join(half.scalars[:3])})"
