@@ -18,12 +18,14 @@ from wanted import missing
 
 from edgeprune.errors import ConfigError, TargetUnavailable
 from edgeprune.profiles import Target, find_target
+from edgeprune.progress import silent
 from edgeprune.runtimes import probe
 from edgeprune.runtimes.browser import Browser
 from edgeprune.runtimes.browser.server import Desk, served
-from edgeprune.runtimes.jobs import OutputsAnswer, read_outputs, read_pairs, write_job
+from edgeprune.runtimes.jobs import OutputsAnswer, read_outputs, read_pairs, read_trace, write_job
 from edgeprune.runtimes.local import Local
 from edgeprune.runtimes.places import filled
+from edgeprune.stages.latency_table import Layer, cost_table
 
 WASM = find_target("browser-wasm")
 
@@ -61,7 +63,9 @@ def test_a_net_drifts_by_rounding_only(tmp_path: Path, target: Target) -> None:
     assert "Chrome" in there.ran.environment["browser"]
     assert there.ran.environment["isolated"] is True
     assert there.peak_mb > 20
-    assert any("does not tell where nodes run" in warning for warning in there.ran.warnings)
+    assert there.ran.placement == {"wasm": sum(there.ran.placement.values())}
+    assert sum(there.ran.placement.values()) >= 2
+    assert not there.ran.warnings
 
 
 def test_two_threads_are_allowed(tmp_path: Path, target: Target) -> None:
@@ -100,8 +104,33 @@ def test_pairs_are_timed_in_the_page(tmp_path: Path, target: Target) -> None:
     assert sorted(order) == ["control-0", "control-1", "pairs-0", "pairs-1"]
 
 
+def test_each_operation_is_timed_in_the_page(tmp_path: Path, target: Target) -> None:
+    """From the trace that onnxruntime-web writes to the console."""
+    model = conv_net(tmp_path / "m.onnx")
+    inputs = np.zeros((2, 3, 16, 16), np.float32)
+    job = write_job(tmp_path / "job", target, "trace", {"model": model}, (inputs,), launch_s=5)
+    rows = read_trace(job, Browser().run(job.folder, target, 60), target)
+    assert {row.provider for row in rows} == {"wasm"}
+    assert {"Conv", "FusedConv"} & {row.operation for row in rows}
+    assert [row.us for row in rows] == sorted((row.us for row in rows), reverse=True)
+    assert rows[0].us > 0
+
+
+def test_layers_are_timed_in_the_page(tmp_path: Path, target: Target) -> None:
+    """What a budget of time in a browser is priced by."""
+    layer = Layer("conv", 16, 16, (8, 8), (3, 3), (1, 1), (1, 1))
+    table = cost_table(
+        [layer], target, multiple=8, cache=tmp_path / "cache", work=tmp_path / "work", progress=silent
+    )
+    assert table.ms
+    assert all(ms > 0 for ms in table.ms.values())
+    assert table.cost_ms(layer, 16, 16) > 0
+
+
 def test_it_can_be_probed(tmp_path: Path, target: Target) -> None:
-    assert probe(target, tmp_path / "job").version
+    answer = probe(target, tmp_path / "job")
+    assert answer.version
+    assert answer.placement == {"wasm": 1}
 
 
 def test_a_corrupt_model_is_told(tmp_path: Path, target: Target) -> None:

@@ -7,7 +7,20 @@ const SETTLED = 0.1;
 const MIN_TURNS = 16;
 const TIMED_BATCHES = 16;
 
+const MIN_RUNS = 3;
+const ROUNDS = 3;
+const ROUND_MS = 8;
+const LAYOUT = ["ReorderInput", "ReorderOutput"];
+
 class JobError extends Error {}
+
+// onnxruntime-web writes its trace to the console, an event a line; nothing else can read it.
+const printed = [];
+const say = console.log.bind(console);
+console.log = (...words) => {
+  if (typeof words[0] === "string" && words[0].startsWith('{"cat"')) printed.push(words[0]);
+  else say(...words);
+};
 
 // Element types: onnxruntime-web's name → [typed array, numpy's name].
 const KINDS = {
@@ -50,7 +63,7 @@ async function work(job, models) {
   ort.env.logLevel = "error";
   ort.env.wasm.numThreads = threads;
   ort.env.wasm.wasmPaths = new URL("ort/", location.href).href;
-  const kinds = { probe, outputs, pairs, times };
+  const kinds = { probe, outputs, pairs, times, trace, layers };
   if (!(job.kind in kinds)) throw new JobError(`a '${job.kind}' job cannot be done in a browser`);
   const done = await kinds[job.kind](job, models);
   const environment = {
@@ -60,32 +73,124 @@ async function work(job, models) {
     threads,
     isolated: globalThis.crossOriginIsolated,
   };
-  return { environment, placement: {}, warnings: ["a browser does not tell where nodes run; only wasm was listed"], ...done };
+  const told = Object.keys(done.placement ?? {}).length > 0 || ["pairs", "times"].includes(job.kind);
+  const warnings = told ? [] : ["this browser does not tell where nodes run; only wasm was listed"];
+  return { environment, placement: {}, warnings, ...done };
 }
 
 // ------------------------------------------------------------------------------------- sessions
 
-async function session(job, models, path) {
+async function session(job, models, path, more = {}) {
   const data = Object.entries(models)
     .filter(([name]) => name === `${path}.data`)
     .map(([name, bytes]) => ({ path: name.split("/").pop(), data: bytes }));
   return ort.InferenceSession.create(models[path], {
     executionProviders: ["wasm"],
     graphOptimizationLevel: job.runtime.optimization,
+    ...more,
     ...(data.length ? { externalData: data } : {}),
   });
 }
 
-async function probe() {
-  const source = await (await fetch("probe.onnx")).arrayBuffer();
-  const made = await ort.InferenceSession.create(new Uint8Array(source), { executionProviders: ["wasm"] });
-  await made.run({ x: new ort.Tensor("float32", new Float32Array(1), [1]) });
-  return {};
+async function probe(job) {
+  const source = new Uint8Array(await (await fetch("probe.onnx")).arrayBuffer());
+  const one = { x: new ort.Tensor("float32", new Float32Array(1), [1]) };
+  return { placement: placed(await events(job, { probe: source }, "probe", () => one, 1)) };
 }
 
 function fixedBatch(made, asked) {
   const first = made.inputMetadata[0].shape[0];
   return typeof first === "number" && first > 0 ? first : asked;
+}
+
+// ---------------------------------------------------------------------------------------- trace
+
+// Where and how long each node ran, in `runs` runs of a session of its own, or as many as fit until `deadline`.
+async function events(job, models, path, fed, runs, deadline = Infinity) {
+  const made = await session(job, models, path, { enableProfiling: true });
+  const inputs = fed(made);
+  printed.length = 0;
+  let done = 0;
+  while (done < Math.min(runs, MIN_RUNS) || (done < runs && performance.now() < deadline)) {
+    await made.run(inputs);
+    done += 1;
+  }
+  made.endProfiling();
+  await new Promise((later) => setTimeout(later)); // the console is written to before this page goes on
+  await made.release();
+  const nodes = printed
+    .map((line) => JSON.parse(line.replace(/,\s*$/, "")))
+    .filter((event) => event.cat === "Node" && event.name.endsWith("_kernel_time"))
+    .map(({ name, ts, dur, args }) => ({
+      name: name.slice(0, -"_kernel_time".length),
+      operation: args.op_name ?? "",
+      provider: args.provider === "CPUExecutionProvider" ? "wasm" : args.provider ?? "", // wasm calls itself that
+      ts,
+      dur,
+    }));
+  printed.length = 0;
+  return { nodes, runs: done };
+}
+
+function byName(nodes) {
+  const found = new Map();
+  for (const node of nodes) found.set(node.name, [...(found.get(node.name) ?? []), node]);
+  return found;
+}
+
+function placed({ nodes }) {
+  const found = {};
+  for (const [first] of byName(nodes).values()) found[first.provider] = (found[first.provider] ?? 0) + 1;
+  return found;
+}
+
+async function trace(job, models) {
+  const inputs = await readInputs();
+  const fed = (made) => feed(made, inputs, 0, fixedBatch(made, job.batch));
+  const runs = Math.max(job.pairs, MIN_RUNS);
+  const seen = await events(job, models, job.models.model, fed, runs, performance.now() + job.launch_s * 1e3);
+  if (!seen.nodes.length) throw new JobError("this onnxruntime-web writes no trace to the console");
+  const operations = [...byName(seen.nodes).values()].map((node) => {
+    const each = node.length >= seen.runs ? Math.floor(node.length / seen.runs) : 0;
+    const later = node.sort((a, b) => a.ts - b.ts).slice(each); // the first run holds what is done once
+    const us = later.reduce((sum, one) => sum + one.dur, 0) / Math.max(seen.runs - 1, 1);
+    return { name: node[0].name, operation: node[0].operation, provider: node[0].provider, us };
+  });
+  operations.sort((a, b) => b.us - a.us);
+  return { placement: placed(seen), runs: seen.runs, operations };
+}
+
+// Milliseconds of each of many tiny models on random inputs: the least of the rounds' means of the quicker half.
+async function layers(job, models) {
+  const random = mulberry32(job.seed);
+  const ms = {};
+  let placement = {};
+  for (let round = 0; round < ROUNDS; round++) {
+    for (const name of shuffled(Object.keys(job.models), random)) {
+      const fed = (made) => noise(made, random);
+      const deadline = performance.now() + ROUND_MS;
+      const seen = await events(job, models, job.models[name], fed, 1000, deadline);
+      if (!seen.nodes.length) throw new JobError("this onnxruntime-web writes no trace to the console");
+      placement = placed(seen);
+      let took = 0;
+      for (const node of byName(seen.nodes).values()) {
+        if (LAYOUT.includes(node[0].operation)) continue;
+        const quick = node.map((one) => one.dur).sort((a, b) => a - b).slice(0, Math.ceil(node.length / 2));
+        took += quick.reduce((sum, us) => sum + us, 0) / quick.length / 1e3;
+      }
+      ms[name] = Math.min(took, ms[name] ?? Infinity);
+    }
+  }
+  return { placement, ms };
+}
+
+function noise(made, random) {
+  return Object.fromEntries(
+    made.inputMetadata.map(({ name, shape }) => {
+      const values = Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => 2 * random() - 1);
+      return [name, new ort.Tensor("float32", values, shape)];
+    })
+  );
 }
 
 // --------------------------------------------------------------------------------------- inputs
@@ -165,7 +270,8 @@ async function outputs(job, models) {
   }
   for (let i = 0; i < collected.length; i++) await post(`outputs/${i}`, collected[i].values);
   const arrays = collected.map(({ dtype, shape }) => ({ dtype, shape }));
-  return { load_ms, first_ms, peak_mb, arrays, outputs: made.outputNames };
+  const placement = placed(await events(job, models, job.models.model, () => one, 1));
+  return { placement, load_ms, first_ms, peak_mb, arrays, outputs: made.outputNames };
 }
 
 // -------------------------------------------------------------------------------------- latency
