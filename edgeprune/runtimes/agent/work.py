@@ -49,8 +49,13 @@ def main(folder: Path) -> int:
     result["warnings"] = sorted({" ".join(str(w.message).split()) for w in caught})
     result["files"] = {name: _sha256(folder / name) for name in job["files"]}
     temporary = folder / "result.json.part"
-    temporary.write_text(json.dumps(result, allow_nan=False), encoding="utf-8")
-    temporary.replace(folder / "result.json")
+    try:
+        temporary.write_text(json.dumps(result, allow_nan=False), encoding="utf-8")
+        temporary.replace(folder / "result.json")
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        print(f"the result cannot be written: {error.strerror or error}", file=sys.stderr)
+        return 1
     return 0
 
 
