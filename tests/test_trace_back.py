@@ -126,6 +126,14 @@ def test_signing(terminal: Terminal, finished: Path, tmp_path: Path, monkeypatch
     monkeypatch.chdir(finished.parent)
     assert terminal("sign", finished.name, "--key", keys[1][0]).code == 0, "a relative path will do"
     assert terminal("verify", finished.name, "--key", keys[1][1]).code == 0
+    signature = (finished / "model.sig").read_bytes()
+    for garbage in (b"", b"{}", signature[: len(signature) // 2], signature.replace(b"A", b"B", 3)):
+        (finished / "model.sig").write_bytes(garbage)
+        ended = terminal("verify", finished, "--key", keys[1][1])
+        assert ended.code == 1, ended.err
+        assert "Traceback" not in ended.err
+    (finished / "model.sig").write_bytes(signature)
+    assert terminal("verify", finished, "--key", keys[1][1]).code == 0
     (finished / "plan.json").write_text("{}")
     assert terminal("verify", finished, "--key", keys[1][1]).code == 1
     assert terminal("sign", finished, "--key", tmp_path / "none.pem").code == 2
@@ -149,6 +157,15 @@ def test_drift_and_certificates_are_measured_again(terminal: Terminal, finished:
         for item in json.loads(terminal("verify", finished, "--drift", "--json", "-q").out)
     }
     assert found["drift on cpu"] == "wrong"
+    record = json.loads(before)
+    proved = next(c for c in record["certificates"] if c["label"] == "proved" and c["bound"])
+    proved["bound"] *= 0.5
+    (finished / "run.json").write_text(json.dumps(record))
+    ended = terminal("verify", finished, "--certificates", "--json", "-q")
+    assert ended.code == 1
+    wrong = [item["subject"] for item in json.loads(ended.out) if item["outcome"] == "wrong"]
+    assert "run.json" in wrong
+    assert any(name.startswith(f"certificate {proved['name']}") for name in wrong)
 
 
 @pytest.mark.parametrize("command", [("bisect", "--limit", "1"), ("validate",), ("certify",), ("gate",)])
