@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from report_runs import full_run
+from terminal import SMALL
 
 from edgeprune.records import Check, Verdict
 
@@ -105,6 +106,53 @@ def test_the_hooks_say_what_is_wrong(name: str, tmp_path: Path, environment: dic
         ["edgeprune", "config", "--check", "good/edgeprune.toml"], cwd=tmp_path, env=environment, check=False
     )
     assert done.returncode == 0
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A user's project: a configuration with a limit that holds, and the net that it names."""
+    (tmp_path / "edgeprune.toml").write_text(
+        f'model = "{SMALL}:build"\ninput = ["1x8"]\nmethod = "magnitude"\nmultiple = 1\nlatency = false\n'
+        "certify = false\nsimplify = false\n[limits]\nparams_ratio = 0.9\n"
+    )
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_action_prunes_and_gates_as_on_github(project: Path, environment: dict[str, str]) -> None:
+    (step,) = [s for s in read("action.yml")["runs"]["steps"] if s.get("id") == "edgeprune"]
+    names = {
+        name: read("action.yml")["inputs"][name]["default"]
+        for name in ("run", "baseline", "output", "config")
+    }
+    given = {name.upper(): str(value) for name, value in names.items()}
+    asked = {**environment, **given, "ARGS": "", "GITHUB_WORKSPACE": str(project), "GITHUB_ACTIONS": "true"}
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
+        cwd=project, env=asked, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    outputs = dict(line.split("=", 1) for line in (project / "output").read_text().splitlines())
+    assert set(outputs) == set(read("action.yml")["outputs"])
+    assert (project / outputs["run"] / "pruned.onnx").is_file()
+    assert "Pass" in (project / "summary.md").read_text()
+    assert json.loads((project / outputs["sarif"]).read_text())["version"] == "2.1.0"
+    junit = pytest.importorskip("junitparser").JUnitXml.fromfile(str(project / outputs["junit"]))
+    assert sum(suite.tests for suite in junit) >= 1
+
+
+@pytest.mark.slow
+def test_the_gitlab_job_leaves_what_it_names(project: Path, environment: dict[str, str]) -> None:
+    job = read("ci/gitlab.yml")[".edgeprune"]
+    variables = {name: str(value) for name, value in job["variables"].items()}
+    done = subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", "\n".join(job["script"])],
+        cwd=project, env={**environment, **variables}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for path in (*job["artifacts"]["paths"], *job["artifacts"]["reports"].values()):
+        assert (project / path.replace("$EDGEPRUNE_OUTPUT", variables["EDGEPRUNE_OUTPUT"])).exists(), path
+    assert (project / "metrics.txt").read_text().endswith("# EOF\n")
 
 
 def test_every_command_of_the_gitlab_job_parses() -> None:

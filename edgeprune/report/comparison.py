@@ -53,14 +53,14 @@ def _table(runs: Sequence[Named]) -> Table:
         Column("Parameters", "number"),
         Column("MACs", "number"),
         Column("ONNX file", "number"),
-        Column("Output error"),
-        Column("Changed answers"),
+        Column("Output error", "words"),
+        Column("Changed answers", "words"),
     )
     rows = []
     for name, run in runs:
         known = {figure.name: figure for figure in figures.key_figures(run)}
         error = next((f for key, f in known.items() if key.startswith("Output error")), None)
-        answers = known.get("Changed answers") or known.get("Same answer")
+        answers = known.get("Changed answers")
         cells = [_value(known.get(key)) for key in ("Parameters", "MACs", "ONNX file")]
         texts = [f"{f.value} ({f.detail})" if f else wording.NOTHING for f in (error, answers)]
         method = wording.clean(run.plan.method) if run.plan else wording.NOTHING

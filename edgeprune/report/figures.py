@@ -169,7 +169,8 @@ def _rate(run: Run) -> Figure | None:
     known = [share for share in agreements if share is not None]
     if not known:
         return None
-    return Figure("Same answer", wording.percent(min(known)), "of the inputs measured, on the worst target")
+    detail = "of the inputs measured, on the worst target; no bound is claimed"
+    return Figure("Changed answers", wording.percent(1.0 - min(known)), detail)
 
 
 def _accuracy(run: Run) -> Figure | None:

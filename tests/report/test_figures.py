@@ -139,3 +139,11 @@ def test_a_setting_of_limits_shows_what_is_set() -> None:
     assert wording.setting(to_json(Limits())) == "none"
     shown = wording.setting(to_json(Limits(p95_ms=3.0, level={"p95_ms": "warn"})))
     assert shown == "p95_ms = 3.0, level = (p95_ms = warn)"
+
+
+def test_changed_answers_are_named_alike_with_and_without_a_bound() -> None:
+    known = {f.name: f for f in key_figures(full_run())}
+    assert known["Changed answers"].value == "≤ 0.712 %"
+    bare = {f.name: f for f in key_figures(dataclasses.replace(full_run(), certificates=()))}
+    assert bare["Changed answers"].value == "0.39 %"
+    assert "no bound" in bare["Changed answers"].detail
