@@ -145,18 +145,54 @@ def _knows(command: list[str], options: list[str]) -> None:
         assert option in done.stdout, option
 
 
-@pytest.mark.parametrize("body", [body for _, language, body in BLOCKS if language == "yaml"])
-def test_a_workflow_is_valid_and_speaks_of_what_the_action_has(body: str, tmp_path: Path) -> None:
+YAML = [body for _, language, body in BLOCKS if language == "yaml"]
+
+
+@pytest.mark.parametrize("body", YAML)
+def test_yaml_is_what_its_reader_takes(body: str, tmp_path: Path) -> None:
     pytest.importorskip("check_jsonschema")
-    yaml = pytest.importorskip("ruamel.yaml").YAML(typ="safe")
-    steps: Any = yaml.load(body)
-    flow = tmp_path / "flow.json"
-    flow.write_text(json.dumps({"on": "push", "jobs": {"x": {"runs-on": "ubuntu-latest", "steps": steps}}}))
+    content: Any = pytest.importorskip("ruamel.yaml").YAML(typ="safe").load(body)
+    if isinstance(content, list):
+        _workflow(content, body, tmp_path)
+    elif "repos" in content:
+        _hooks(content, tmp_path)
+    else:
+        _valid(content, "gitlab-ci", tmp_path)
+        template = (ROOT / "ci" / "gitlab.yml").read_text(encoding="utf-8")
+        assert f"\n{content['prune']['extends']}:\n" in template
+        assert all(f"{name}:" in template for name in content["prune"]["variables"])
+
+
+def test_each_system_has_a_snippet() -> None:
+    assert len(YAML) == 3
+
+
+def _valid(content: Any, schema: str, folder: Path) -> None:
+    path = folder / "content.json"
+    path.write_text(json.dumps(content))
     done = subprocess.run(
-        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", str(flow)],
+        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", str(path)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _hooks(content: Any, folder: Path) -> None:
+    clientlib = pytest.importorskip("pre_commit.clientlib")
+    path = folder / ".pre-commit-config.yaml"
+    path.write_text(json.dumps(content))
+    (repository,) = clientlib.load_config(str(path))["repos"]
+    manifest = clientlib.load_manifest(str(ROOT / ".pre-commit-hooks.yaml"))
+    assert {hook["id"] for hook in repository["hooks"]} == {hook["id"] for hook in manifest}
+
+
+def _workflow(steps: Any, body: str, folder: Path) -> None:
+    _valid(
+        {"on": "push", "jobs": {"x": {"runs-on": "ubuntu-latest", "steps": steps}}},
+        "github-workflows",
+        folder,
+    )
+    yaml = pytest.importorskip("ruamel.yaml").YAML(typ="safe")
     action = yaml.load((ROOT / "action.yml").read_text(encoding="utf-8"))
     for step in steps:
         if "edgeprune@" in step.get("uses", ""):

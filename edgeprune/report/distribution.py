@@ -34,10 +34,10 @@ def distribution(run: Run) -> Chart | None:
         "Share of inputs by their output error",
         f"{words}.",
     )
-    caption = "Black: the errors seen on the held-out inputs, sorted."
+    caption = "Thick: the errors seen on the held-out inputs, sorted."
     if curves:
         caption += (
-            " Blue: at least this share of all inputs drawn alike errs by at most that much, at every error "
+            " Thin: at least this share of all inputs drawn alike errs by at most that much, at every error "
             f"at once, with {wording.confidence(curves[0].confidence or 0.0)} confidence."
         )
     if promised:
@@ -125,7 +125,8 @@ def _draw(
     axes.set_ylim(0, 1.02)
     axes.set_ylabel("share of the inputs", color=svg.MUTED)
     axes.set_xlabel(wording.NORMS["linf"], parse_math=False)
-    axes.xaxis.set_major_locator(LogLocator(numticks=9))
+    least, most = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if most < 300 * least else (1,), numticks=9))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.number(value)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.percent(value, 0)))
