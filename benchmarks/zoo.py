@@ -102,6 +102,8 @@ def names(arguments: argparse.Namespace) -> list[tuple[str, str]]:
     chosen = set(QUICK) if arguments.quick else set(arguments.models)
     known = {name for _, name in found}
     found += [("timm", name) for name in arguments.models if name not in known]
+    if arguments.models:  # in the order that was asked for
+        found.sort(key=lambda pair: arguments.models.index(pair[1]) if pair[1] in chosen else -1)
     first, _, step = arguments.part.partition("/")
     return [pair for pair in found if not chosen or pair[1] in chosen][int(first) - 1 :: int(step)]
 

@@ -120,7 +120,7 @@ class Interpreter(fx.Interpreter):
         for axis, index in anew.kept.items():
             given["input"] = given["input"].index_select(axis, index)
         first = min(anew.kept)
-        for key in ("weight", "bias"):
+        for key in () if "running_mean" in names else ("weight", "bias"):  # a batch norm's lie across
             if isinstance(given.get(key), Tensor):
                 offset = (
                     data.dim() - given[key].dim()
@@ -137,10 +137,19 @@ class Interpreter(fx.Interpreter):
         return value
 
 
-def run_in(module: fx.GraphModule, inputs: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Execute a traced module in another precision; weights are cast one by one, as they are read."""
+def run_in(
+    module: fx.GraphModule,
+    inputs: Sequence[Tensor],
+    dtype: torch.dtype,
+    weights: Mapping[str, Tensor] | None = None,
+) -> tuple[Tensor, ...]:
+    """Execute a traced module in another precision; weights are cast one by one, as they are read.
+
+    Args:
+        weights: in place of the module's own, by qualified name.
+    """
     with torch.no_grad():
-        return flatten_outputs(Interpreter(module, {}, frozenset(), {}, dtype).run(*inputs))
+        return flatten_outputs(Interpreter(module, weights or {}, frozenset(), {}, dtype).run(*inputs))
 
 
 def sharing(module: ModuleT) -> ModuleT:
@@ -156,10 +165,19 @@ def sharing(module: ModuleT) -> ModuleT:
 
 
 def copied(module: ModuleT) -> ModuleT:
-    """A deep copy; the warning that copying a traced module gives is torch's own affair."""
+    """A deep copy; the warning that copying a traced module gives is torch's own affair.
+
+    Tensors that a module computed of its parameters (an old weight norm's) are copied without their history.
+    """
+    memo: dict[int, Any] = {
+        id(value): value.detach().clone()
+        for part in module.modules()
+        for value in vars(part).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return copy.deepcopy(module)
+        return copy.deepcopy(module, memo)
 
 
 def flatten_outputs(result: Any) -> tuple[Tensor, ...]:

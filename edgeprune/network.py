@@ -119,6 +119,28 @@ class Graph:
         node = self.nodes[ref.name]
         return node.target if node.operation == "weight" else None
 
+    def constant(self, name: str, weights: Mapping[str, Tensor]) -> Tensor:
+        """The value of a node that does not depend on the inputs.
+
+        Args:
+            weights: replacements for `self.weights`, by qualified name.
+        """
+        interpreter = Interpreter(self.module, {**self.weights, **weights}, frozenset(), {})
+        made: dict[str, Any] = {}
+        waiting = [name]
+        nodes = {n.name: n for n in self.module.graph.nodes if n.name in self.nodes}
+        while waiting:
+            missing = [s for s in self.nodes[waiting[-1]].sources() if s not in made]
+            if missing:
+                waiting += missing
+                continue
+            at = nodes[waiting.pop()]
+            interpreter.env = {nodes[key]: value for key, value in made.items()}
+            with torch.no_grad():
+                made[at.name] = interpreter.run_node(at)
+        value: Tensor = made[name]
+        return value
+
     def users(self, name: str) -> tuple[Node, ...]:
         """The nodes that read `name`, in order."""
         return self._users.get(name, ())

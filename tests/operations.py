@@ -329,6 +329,9 @@ NOT_NARROWED: dict[str, str] = {
     "bernoulli": "random: it is never part of what is compared",
     "tril_indices": "whole numbers that positions are looked up by",
     "triu_indices": "whole numbers that positions are looked up by",
+    "_weight_norm": "only weights pass through it: tests/stages/test_computed_weights.py",
+    "_weight_norm_interface": "only weights pass through it: tests/stages/test_computed_weights.py",
+    "vdot": "stands in spectral norms alone: tests/stages/test_computed_weights.py",
     "empty": "what it holds is undefined",
     "new_empty": "what it holds is undefined",
 }

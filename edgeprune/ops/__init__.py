@@ -25,6 +25,7 @@ from edgeprune.ops.recurrent import Recurrent
 from edgeprune.ops.reduce import GatedHalves, Reduction, Scan, Softmax
 from edgeprune.ops.reshape import ChannelShuffle, PixelShuffle, Reshape, Unfold
 from edgeprune.ops.shape import Expand, Item, Pad, Permute
+from edgeprune.ops.weight_norm import WeightNorm
 from edgeprune.registry import Registry
 
 OPERATIONS: Registry[Operation] = Registry(
@@ -43,6 +44,7 @@ OPERATIONS: Registry[Operation] = Registry(
         LayerNorm(),
         GroupNorm(),
         InstanceNorm(),
+        WeightNorm(),
         Unary(),
         PReLU(),
         Arithmetic(),

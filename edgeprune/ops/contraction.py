@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from edgeprune import curves
 from edgeprune.errors import UnsupportedOperation
@@ -28,11 +29,15 @@ from edgeprune.forms import (
 )
 from edgeprune.graph import Alive, Axes, Contact, Flow, Ints, Node, Ref
 from edgeprune.ops.operation import Operation, Sizes, constant
+from edgeprune.ops.weight_norm import is_spectral, restated_sigma
 
 
 def contract(node: Node, flow: Flow, first: tuple[Ref, int], second: tuple[Ref, int]) -> None:
     """Two axes that are multiplied and summed over; the readers of removed channels hear zeros."""
     flow.labels.tie(flow.of(first[0])[first[1]], flow.of(second[0])[second[1]])
+    if node.operation in VECTORS and not flow.graph.moves(node.name):  # such a product is part of a norm
+        flow.labels.pin(flow.of(first[0])[first[1]], f"normalised over by {node.where}")
+        return
     data, weight = (second, first) if flow.graph.moves(second[0].name) else (first, second)
     if flow.graph.moves(first[0].name):
         data, weight = first, second
@@ -61,17 +66,27 @@ def broadcast(node: Node, flow: Flow, first: Ints | None, second: Ints | None, s
     return found[0] if found else flow.zeros(size)
 
 
+VECTORS = frozenset(("mv", "dot", "vdot"))
+
+
 class Matmul(Operation):
-    """matmul, mm, bmm, baddbmm and addmm, of any rank and with broadcast leading axes."""
+    """matmul, mm, bmm, baddbmm and addmm, of any rank and with broadcast leading axes.
+
+    The products inside a spectral norm σ = uᵀ W v let channels pass: where W loses rows or columns, u is
+    scaled so that σ stays what it was. Other products of vectors that do not depend on the inputs normalise.
+    """
 
     name: ClassVar[str] = "matmul"
-    handles: ClassVar[tuple[str, ...]] = ("matmul", "mm", "bmm", "mv", "dot", "addmm", "baddbmm")
+    handles: ClassVar[tuple[str, ...]] = ("matmul", "mm", "bmm", "mv", "dot", "vdot", "addmm", "baddbmm")
 
     def label(self, node: Node, flow: Flow) -> Axes:
         assert node.shape is not None
         left, right = _factors(node)
         x, y = flow.of(left), flow.of(right)
         inner = 0 if len(y) == 1 else len(y) - 2
+        if is_spectral(flow.graph, node):
+            flow.labels.tie(x[-1], y[inner])
+            return x[:-1]
         contract(node, flow, (left, len(x) - 1), (right, inner))
         heads = len(node.shape) - (len(x) > 1) - (len(y) > 1)
         result = []
@@ -89,6 +104,9 @@ class Matmul(Operation):
         if node.operation in ("addmm", "baddbmm"):
             _add(node, flow, result)
         return tuple(result)
+
+    def restate(self, node: Node, alive: Alive, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return restated_sigma(node, alive, weights)
 
     def macs(self, node: Node, sizes: Sizes) -> int:
         left, _ = _factors(node)

@@ -34,11 +34,15 @@ class BatchNorm(Operation):
         data = flow.of(node["input"])
         if node["training"]:  # such as a standardised weight: by its own statistics
             for axis in (*data[:1], *data[2:]):
-                flow.pin((axis,), f"normalised over by {node.where}")
+                flow.normalised(axis, node.where)
         for argument in ("weight", "bias", "running_mean", "running_var"):
             if isinstance(node.get(argument), Ref):
                 flow.labels.tie(flow.of(node[argument])[0], data[1])
         return data
+
+    def normalised_axes(self, node: Node, alive: Alive) -> tuple[int, ...]:
+        masks = alive.axes(node["input"].name)
+        return tuple(k for k, mask in enumerate(masks) if node["training"] and k != 1 and not mask.all())
 
     def resize(self, module: nn.Module) -> None:
         assert isinstance(module, _NormBase)

@@ -49,6 +49,14 @@ class Operation(ABC):
         """Another overload to call in the narrowed graph, as `name.overload`; None to keep it."""
         return None
 
+    def restate(self, node: Node, alive: Alive, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Weights (float64, at original sizes) that make up for what the node no longer sees.
+
+        Args:
+            weights: replacements of the graph's own, by qualified name.
+        """
+        return {}
+
     def normalised_axes(self, node: Node, alive: Alive) -> tuple[int, ...]:
         """Axes of the node's input that it normalises over and that lost something."""
         return ()

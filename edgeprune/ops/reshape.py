@@ -76,6 +76,11 @@ class Reshape(Operation):
             flow.pin((data[k] for k in free if flow.copies(data[k])), f"merged by {node.where}")
             free = [k for k in free if not flow.copies(data[k])]
         if not free:
+            if not flow.graph.moves(node.name):  # a kernel on its way: why it stays is to be told
+                reason = flow.labels.reason(int(data[sources[0]][0]))
+                for k in targets:
+                    result[k] = flow.labels.fresh(node.shape[k])
+                    flow.labels.pin(result[k], reason)
             return
         kept = free[0]  # heads lie before their width
         if len(free) > 1:

@@ -93,6 +93,7 @@ def _best_flow(
     best, least = None, 0
     for _ in range(ROUNDS):
         flow = Flow(graph, norm_axes, dict(choices))
+        _pin_taps(flow)
         for node in progress(graph.nodes.values(), "coupling", len(graph.nodes)):
             if end is not None and time.monotonic() > end:
                 raise UnsupportedModel(
@@ -110,6 +111,26 @@ def _best_flow(
         choices |= more
     assert best is not None
     return best
+
+
+def _pin_taps(flow: Flow) -> None:
+    """Pin the taps of kernels that are computed from a weight of their shape.
+
+    Plain kernels are pinned by their convolution; computing on one may merge its taps with channels before.
+    """
+    graph = flow.graph
+    for node in graph.nodes.values():
+        kernel = node.get("weight") if node.operation.startswith("conv") else None
+        if not isinstance(kernel, Ref) or graph.weight_of(kernel) is not None or graph.moves(kernel.name):
+            continue
+        shape, seen, waiting = graph.nodes[kernel.name].shape, {kernel.name}, [kernel.name]
+        while waiting:
+            at = graph.nodes[waiting.pop()]
+            if at.operation == "weight" and at.shape == shape:
+                flow.pin(flow.weight(at)[2:], "taps of a kernel")
+            fresh = set(at.sources()) - seen
+            seen |= fresh
+            waiting += sorted(fresh)
 
 
 def _visit(node: Node, flow: Flow) -> None:
@@ -246,7 +267,8 @@ def _parts(
 
 def _name(graph: Graph, contact: Contact) -> str:
     weight = graph.weight_of(contact.argument)
-    return (weight or contact.node).removesuffix(".weight")
+    scope = graph.nodes[contact.node].scope if contact.argument.name != contact.node else ""
+    return (weight or scope or contact.node).removesuffix(".weight")
 
 
 def _groups(

@@ -16,6 +16,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from edgeprune.attributes import follow, forget, guesses
 from edgeprune.errors import BrokenPromise, ModelError
@@ -42,17 +44,21 @@ def shrink(
         BrokenPromise: the narrowed graph or the narrowed module does not equal the masked net.
     """
     alive = coupling.alive(plan.keep)
-    graph = narrow_graph(coupling.graph, alive, plan.weights)
+    restated = _restated(coupling.graph, alive, plan.weights)
+    weights = {**plan.weights, **restated}
+    graph = narrow_graph(coupling.graph, alive, weights)
     cuts = Cuts.of(coupling, plan, "module", exclude)
-    masked, outputs, dtype = _in_double(coupling, plan, alive, graph, inputs)
+    masked, outputs, dtype = _in_double(coupling, plan, alive, graph, inputs, restated)
     masking, scale = _difference(masked, outputs)
     _check("graph", masking, scale, dtype)
     n = int(inputs[0].shape[0]) if inputs and inputs[0].dim() else 1
-    module, reason = _narrowed_module(model, cuts, plan.weights, inputs, graph, outputs)
+    if restated:
+        outputs = run_in(graph, inputs, dtype)  # with what was restated as it is stored
+    module, reason = _narrowed_module(model, cuts, weights, inputs, graph, outputs)
     if module is None:
         for guess in guesses(model, cuts):
             followed = dataclasses.replace(cuts, attributes=guess)
-            module, _ = _narrowed_module(model, followed, plan.weights, inputs, graph, outputs)
+            module, _ = _narrowed_module(model, followed, weights, inputs, graph, outputs)
             if module is not None:
                 cuts = followed
                 break
@@ -103,14 +109,25 @@ def _load(module: nn.Module, weights: Mapping[str, Tensor], constants: frozenset
 
 
 def _in_double(
-    coupling: Coupling, plan: Plan, alive: Alive, graph: fx.GraphModule, inputs: Sequence[Tensor]
+    coupling: Coupling,
+    plan: Plan,
+    alive: Alive,
+    graph: fx.GraphModule,
+    inputs: Sequence[Tensor],
+    restated: Mapping[str, Tensor],
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], torch.dtype]:
-    """Outputs of the masked net and of the narrowed graph, in float64 where the graph allows it."""
+    """Outputs of the masked net and of the narrowed graph, in float64 where the graph allows it.
+
+    Args:
+        restated: weights that are compared before they are rounded to the model's precision.
+    """
+    axes = {n.target: alive.axes(n.name) for n in coupling.graph.nodes.values() if n.operation == "weight"}
+    exact = {name: _cut(value, axes[name]) for name, value in restated.items()}
     masks, anew = reading_masks(coupling, alive), _normalised_anew(coupling, alive)
     for dtype in (torch.float64, torch.float32):
         try:
             masked = coupling.graph.run_masked(inputs, masks, plan.weights, dtype, anew)
-            outputs = run_in(graph, inputs, dtype)
+            outputs = run_in(graph, inputs, dtype, exact)
         except RuntimeError:
             if dtype is torch.float32:
                 raise
@@ -163,6 +180,16 @@ def _check(what: str, difference: float, scale: float, dtype: torch.dtype) -> No
             f"size {scale:.3g} (allowed {allowed:.3g}); nothing was written. This is a bug in a rule of an "
             "operation: please report it with the model; --exclude of the layers involved avoids it."
         )
+
+
+def _restated(graph: Graph, alive: Alive, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights that make up for what operations on other weights no longer see, float64."""
+    found: dict[str, Tensor] = {}
+    for node in graph.nodes.values():
+        rule = operation_for(node.operation) if not graph.moves(node.name) else None
+        if rule is not None:
+            found.update(rule.restate(node, alive, {**weights, **found}))
+    return found
 
 
 def narrow_graph(graph: Graph, alive: Alive, weights: Mapping[str, Tensor]) -> fx.GraphModule:
@@ -352,13 +379,22 @@ def narrow_module(module: nn.Module, cuts: Cuts) -> None:
         owner, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(owner), leaf, made[id(old)])
         touched.add(owner)
-    for owner in touched:
+    for owner in sorted({path.partition(".parametrizations.")[0] for path in touched}):
         holder = module.get_submodule(owner)
+        _compute_anew(holder)
         family = family_of(holder)
         if family is not None:
             family.resize(holder)
     follow(module, cuts.attributes)
     forget(module)
+
+
+def _compute_anew(module: nn.Module) -> None:
+    """Let the hooks of torch's older weight and spectral norms compute the weight that layers look at."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm | SpectralNorm):
+            with torch.no_grad():
+                hook(module, None)
 
 
 def _written_down(name: str) -> bool:
