@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 Attributes = Mapping[str, Mapping[str, Any]]
 """By path of a module, its attributes' new values: whole numbers, or lists of them."""
@@ -70,6 +73,14 @@ def forget(model: nn.Module) -> None:
                 and any(isinstance(v, Tensor) for v in value.values())
             ):
                 setattr(module, name, type(value)())
+
+
+def compute_anew(module: nn.Module) -> None:
+    """Let the hooks of torch's older weight and spectral norms compute the weight that layers look at."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm | SpectralNorm):
+            with torch.no_grad():
+                hook(module, None)
 
 
 Pairs = set[tuple[int, int]]
@@ -161,4 +172,4 @@ def _size(size: int, pairs: Pairs) -> int:
     return next(iter(made)) if len(made) == 1 and size >= SMALLEST else size
 
 
-__all__ = ["Attributes", "follow", "forget", "guesses"]
+__all__ = ["Attributes", "compute_anew", "follow", "forget", "guesses"]

@@ -7,10 +7,12 @@ the entry point `edgeprune.ops`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 
-from torch import nn
+from torch import Tensor, nn
 
+from edgeprune.graph import Alive, Graph
 from edgeprune.ops.contraction import Attention, Einsum, Matmul
 from edgeprune.ops.conv import Convolution, TransposedConvolution
 from edgeprune.ops.create import Alike, Sequence, Uniform
@@ -100,4 +102,14 @@ def family_of(module: nn.Module) -> Operation | None:
     return None
 
 
-__all__ = ["OPERATIONS", "Operation", "family_of", "operation_for"]
+def restated(graph: Graph, alive: Alive, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights that make up for what operations on other weights no longer see, float64."""
+    found: dict[str, Tensor] = {}
+    for node in graph.nodes.values():
+        rule = operation_for(node.operation) if not graph.moves(node.name) else None
+        if rule is not None:
+            found.update(rule.restate(node, alive, {**weights, **found}))
+    return found
+
+
+__all__ = ["OPERATIONS", "Operation", "family_of", "operation_for", "restated"]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgeprune import curves
 from edgeprune.errors import UnsupportedOperation
@@ -28,6 +28,7 @@ from edgeprune.forms import (
     Structural,
 )
 from edgeprune.graph import Alive, Axes, Contact, Flow, Ints, Node, Ref
+from edgeprune.narrowed_attention import narrow_attention
 from edgeprune.ops.operation import Operation, Sizes, constant
 from edgeprune.ops.weight_norm import is_spectral, restated_sigma
 
@@ -261,6 +262,7 @@ class Attention(Operation):
 
     name: ClassVar[str] = "attention"
     handles: ClassVar[tuple[str, ...]] = ("scaled_dot_product_attention",)
+    modules: ClassVar[tuple[type[nn.Module], ...]] = (nn.MultiheadAttention,)
 
     def label(self, node: Node, flow: Flow) -> Axes:
         query, key, value = (flow.of(node[name]) for name in ("query", "key", "value"))
@@ -291,8 +293,9 @@ class Attention(Operation):
             else:
                 flow.labels.pin(axis, f"broadcast by {node.where}")
 
-    def narrow(self, node: Node, alive: Alive) -> Mapping[str, Any]:
-        return {}
+    def resize(self, module: nn.Module) -> None:
+        assert isinstance(module, nn.MultiheadAttention)
+        narrow_attention(module)
 
     def form(self, node: Node, scene: Scene) -> Chain:
         """Scores, e^score, their sum, its inverse, shares, and the values' averages, step by step."""

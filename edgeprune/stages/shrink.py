@@ -16,14 +16,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
-from edgeprune.attributes import follow, forget, guesses
+from edgeprune.attributes import compute_anew, follow, forget, guesses
 from edgeprune.errors import BrokenPromise, ModelError
 from edgeprune.execution import Anew, run_in, sharing
 from edgeprune.graph import Alive, Coupling, Graph, Mask, Ref, copied, flatten_outputs
-from edgeprune.ops import family_of, operation_for
+from edgeprune.ops import family_of, operation_for, restated
 from edgeprune.plan import Cuts, Plan, Shrunk
 
 logger = logging.getLogger(__name__)
@@ -44,15 +42,15 @@ def shrink(
         BrokenPromise: the narrowed graph or the narrowed module does not equal the masked net.
     """
     alive = coupling.alive(plan.keep)
-    restated = _restated(coupling.graph, alive, plan.weights)
-    weights = {**plan.weights, **restated}
+    remade = restated(coupling.graph, alive, plan.weights)
+    weights = {**plan.weights, **remade}
     graph = narrow_graph(coupling.graph, alive, weights)
     cuts = Cuts.of(coupling, plan, "module", exclude)
-    masked, outputs, dtype = _in_double(coupling, plan, alive, graph, inputs, restated)
+    masked, outputs, dtype = _in_double(coupling, plan, alive, graph, inputs, remade)
     masking, scale = _difference(masked, outputs)
     _check("graph", masking, scale, dtype)
     n = int(inputs[0].shape[0]) if inputs and inputs[0].dim() else 1
-    if restated:
+    if remade:
         outputs = run_in(graph, inputs, dtype)  # with what was restated as it is stored
     module, reason = _narrowed_module(model, cuts, weights, inputs, graph, outputs)
     if module is None:
@@ -114,15 +112,15 @@ def _in_double(
     alive: Alive,
     graph: fx.GraphModule,
     inputs: Sequence[Tensor],
-    restated: Mapping[str, Tensor],
+    remade: Mapping[str, Tensor],
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], torch.dtype]:
     """Outputs of the masked net and of the narrowed graph, in float64 where the graph allows it.
 
     Args:
-        restated: weights that are compared before they are rounded to the model's precision.
+        remade: weights that are compared before they are rounded to the model's precision.
     """
     axes = {n.target: alive.axes(n.name) for n in coupling.graph.nodes.values() if n.operation == "weight"}
-    exact = {name: _cut(value, axes[name]) for name, value in restated.items()}
+    exact = {name: _cut(value, axes[name]) for name, value in remade.items()}
     masks, anew = reading_masks(coupling, alive), _normalised_anew(coupling, alive)
     for dtype in (torch.float64, torch.float32):
         try:
@@ -180,16 +178,6 @@ def _check(what: str, difference: float, scale: float, dtype: torch.dtype) -> No
             f"size {scale:.3g} (allowed {allowed:.3g}); nothing was written. This is a bug in a rule of an "
             "operation: please report it with the model; --exclude of the layers involved avoids it."
         )
-
-
-def _restated(graph: Graph, alive: Alive, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights that make up for what operations on other weights no longer see, float64."""
-    found: dict[str, Tensor] = {}
-    for node in graph.nodes.values():
-        rule = operation_for(node.operation) if not graph.moves(node.name) else None
-        if rule is not None:
-            found.update(rule.restate(node, alive, {**weights, **found}))
-    return found
 
 
 def narrow_graph(graph: Graph, alive: Alive, weights: Mapping[str, Tensor]) -> fx.GraphModule:
@@ -381,20 +369,12 @@ def narrow_module(module: nn.Module, cuts: Cuts) -> None:
         touched.add(owner)
     for owner in sorted({path.partition(".parametrizations.")[0] for path in touched}):
         holder = module.get_submodule(owner)
-        _compute_anew(holder)
+        compute_anew(holder)
         family = family_of(holder)
         if family is not None:
             family.resize(holder)
     follow(module, cuts.attributes)
     forget(module)
-
-
-def _compute_anew(module: nn.Module) -> None:
-    """Let the hooks of torch's older weight and spectral norms compute the weight that layers look at."""
-    for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, WeightNorm | SpectralNorm):
-            with torch.no_grad():
-                hook(module, None)
 
 
 def _written_down(name: str) -> bool:
