@@ -99,12 +99,47 @@ def _summary(known: dict[tuple[str, str], dict[str, Any]]) -> str:
                 f"{family}: {len(good)} of {len(of)} exact, {modules} as the user's own module, median "
                 f"{share:.0f} % of the parameters prunable."
             )
+    parts += [_covered(known), _prunable(known)]
     told = [figures["ONNX difference"] for figures in known.values() if "ONNX difference" in figures]
     if told:
         parts.append(
             f"Exported and run on onnxruntime: {len(told)} nets, largest relative difference {max(told):.0e}."
         )
     return " ".join(parts)
+
+
+def _covered(known: dict[tuple[str, str], dict[str, Any]]) -> str:
+    """How many of timm's architecture modules have a net that was tried, and whether each was exact."""
+    lines = Path(__file__).with_name("zoo_timm.txt").read_text(encoding="utf-8").splitlines()
+    modules = {line.split()[0]: line.split()[1:] for line in lines if line.strip()}
+    tried = {m: [known[("timm", n)] for n in nets if ("timm", n) in known] for m, nets in modules.items()}
+    exact = [m for m, of in tried.items() if of and all("failure" not in figures for figures in of)]
+    wrong = sorted(m for m, of in tried.items() if of and m not in exact)
+    untried = sorted(m for m, of in tried.items() if not of)
+    said = f"Of timm's {len(modules)} architecture modules {len(exact)} have all their tried nets exact"
+    said += f", not exact: {', '.join(wrong)}" if wrong else ""
+    return said + (f"; not tried: {', '.join(untried)}." if untried else ".")
+
+
+ENOUGH = 0.8
+"""Share of the parameters outside normalised axes and vocabularies that shall be prunable."""
+
+
+def _prunable(known: dict[tuple[str, str], dict[str, Any]]) -> str:
+    """How many nets are prunable enough outside of what they normalise over, and which are not."""
+    shares = {
+        net: figures["prunable"] / (1 - figures["by nature"])
+        for (_, net), figures in known.items()
+        if "prunable" in figures and figures["by nature"] < 0.995
+    }
+    less = [f"{net} ({100 * share:.0f} %)" for net, share in sorted(shares.items()) if share < ENOUGH]
+    fixed = sorted(net for (_, net), of in known.items() if of.get("by nature", 0) >= 0.995)
+    said = (
+        f"At least {100 * ENOUGH:.0f} % of the parameters outside normalised axes, vocabularies and outputs "
+    )
+    said += f"are prunable in {len(shares) - len(less)} of {len(shares)} nets"
+    said += f"; less in {', '.join(less)}" if less else ""
+    return said + (f"; wholly normalised over: {', '.join(fixed)}." if fixed else ".")
 
 
 if __name__ == "__main__":
