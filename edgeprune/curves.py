@@ -146,6 +146,16 @@ def clamp(low: float, high: float) -> Curve:
     )
 
 
+def step(at_zero: float) -> Curve:
+    """The binary step: 0 below zero, 1 above, `at_zero` between 0 and 1 there."""
+
+    def function(z: Tensor) -> Tensor:
+        return torch.heaviside(z, torch.tensor(at_zero, dtype=z.dtype))
+
+    jumps = ((0.0, 1.0),)
+    return Curve("step", function, torch.zeros_like, (at_zero,), jumps=jumps, ulps=0.0, straight=True)
+
+
 def leaky(slope: float | Tensor) -> Curve:
     """Z for z > 0, slope · z below: leaky ReLU, and PReLU with a tensor of slopes."""
     tensor = slope if isinstance(slope, Tensor) else None

@@ -42,7 +42,7 @@ def promised(coupling, shrunk, x: Tensor, domain: Box | None = DOMAIN) -> list[C
     try:
         pair = twins_of(coupling.graph, shrunk.graph, alive, (x[:1],))
     except UnsupportedOperation:
-        pair = None  # the binary step fits no form
+        pair = None
     return [
         c for c in layer_promises(coupling, shrunk, pair, domain and (domain,), 0.95) if "explicit" in c.name
     ]
@@ -110,6 +110,35 @@ def test_every_admissible_activation_is_recognised_promised_and_attacked(name: s
         assert 0 < promise.attacked <= promise.bound
         assert promise.tightness is not None
         assert promise.tightness < 200
+
+
+class Deep(nn.Module):
+    """Three linear layers with the same activation behind the first two."""
+
+    def __init__(self, activation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.first, self.last = Bent(activation), nn.Linear(20, 3)
+        self.first.b = nn.Linear(20, 20)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first.activation(self.first(x)))
+
+
+@pytest.mark.parametrize("name", ["step", "step, written otherwise", "step by heaviside", "sigmoid"])
+def test_bounded_activations_bound_what_deeper_layers_hear(name: str) -> None:
+    x = torch.randn(2, 6)
+    net = Deep(ACTIVATIONS[name]).eval()
+    coupling = couple(trace(net, (x,)))
+    found = radii(coupling, (DOMAIN,), (x,))
+    maker = next(node.name for node in coupling.graph.nodes.values() if node.target == "last.weight")
+    reader = next(n.name for n in coupling.graph.nodes.values() if maker in n.sources())
+    heard = net.first.activation(net.first(2 * torch.rand(4000, 6) - 1)).norm(dim=1).detach()
+    assert float(heard.max()) <= found[reader] <= 20**0.5 * (1 + 1e-9)
+    for promise in promised(*sampled(net, x), x):
+        assert promise.reason == ""
+        assert promise.attacked is not None
+        assert 0 < promise.attacked <= promise.bound
 
 
 def test_a_number_of_draws_that_was_fixed_in_advance_is_promised_more() -> None:

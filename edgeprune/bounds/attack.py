@@ -149,7 +149,12 @@ class _Search:
                 if not values.requires_grad:
                     return
                 goal = (values[rows, outputs] * signs).sum()
-                gradients = torch.autograd.grad(goal, inputs, allow_unused=True)
+                try:
+                    gradients = torch.autograd.grad(goal, inputs, allow_unused=True)
+                except RuntimeError as error:
+                    if "derivative" not in str(error):
+                        raise
+                    return  # torch.heaviside has none: what was tried at random is all there is
             uphill = tuple(
                 torch.zeros_like(t) if g is None else g.nan_to_num()
                 for t, g in zip(inputs, gradients, strict=True)

@@ -76,6 +76,7 @@ def run(model: str | None, output: Path | None, overwrite: bool, inconclusive: A
 @options.model_argument
 @options.model_options
 @options.prune_options
+@options.domain_option
 @options.target_option
 @options.inventory_option
 @_output()

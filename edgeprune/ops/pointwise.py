@@ -74,7 +74,7 @@ BROADCAST = (
     *("remainder", "floor_divide", "true_divide", "atan2", "hypot", "xlogy", "fmax", "fmin", "lerp"),
     *("addcmul", "addcdiv", "copy", "__and__", "__or__", "heaviside", "divide", "multiply", "subtract"),
 )
-"""Arithmetic, choice and comparison of several tensors that fit no form, or none yet."""
+"""Arithmetic, choice and comparison of several tensors that fit no form, but for the binary step."""
 DROPOUTS = frozenset(["dropout", "feature_dropout", "alpha_dropout"])
 CURVES: Mapping[str, Callable[[Node], Curve]] = {
     "relu": lambda node: curves.clamp(0.0, math.inf),
@@ -209,7 +209,7 @@ class Arithmetic(Operation):
 
     def form(self, node: Node, scene: Scene) -> Application:
         if node.operation in BROADCAST:
-            raise UnsupportedOperation(f"{node.where}: {node.target} fits no form")
+            return _stepped(node, scene)
         given = (node["self"], node["other"])
         moving = tuple(v.name for v in given if isinstance(v, Ref) and v.name not in scene.constants)
         if node.operation in ("maximum", "minimum"):
@@ -225,6 +225,23 @@ class Arithmetic(Operation):
                 return Application(Elementwise(curves.square()), moving[:1])
             return Application(Product(), moving)
         return _scaling(node, scene, moving)
+
+
+def _stepped(node: Node, scene: Scene) -> Application:
+    """The binary step: z ≥ 0 or z > 0, a choice of 1 or 0 by that, or heaviside.
+
+    Raises:
+        UnsupportedOperation: it is another comparison or choice.
+    """
+    if node.operation in ("ge", "gt") and isinstance(node["self"], Ref) and node["other"] == 0:
+        return Application(Elementwise(curves.step(float(node.operation == "ge"))), (node["self"].name,))
+    if node.operation == "where" and (node["self"], node["other"]) == (1.0, 0.0):
+        return Application(Structural.moving(lambda x: x), (node["condition"].name,))
+    if node.operation == "heaviside" and node["self"].name not in scene.constants:
+        there = scene.constants.get(node["values"].name)
+        if there is not None and there.numel() == 1 and 0 <= float(there) <= 1:
+            return Application(Elementwise(curves.step(float(there))), (node["self"].name,))
+    raise UnsupportedOperation(f"{node.where}: {node.target} fits no form")
 
 
 def _extreme(node: Node, sources: tuple[str, ...]) -> Application:
