@@ -114,7 +114,9 @@ def _moments(scene: Scene, group: Group, readers: Sequence[Reader], ways: Sequen
     if knowledge is None:
         return [None] * len(readers)
     if knowledge.samples is not None:
-        heard = listen(graph, group, readers, scene.weights, knowledge.samples, scene.generator)
+        heard = listen(
+            graph, group, readers, scene.weights, knowledge.samples, scene.generator, knowledge.audible
+        )
         return [(m.mean, m.second_moment) for m in heard]
     if knowledge.moments is not None:
         reached = propagate(graph, scene.weights, knowledge.moments)

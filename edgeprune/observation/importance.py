@@ -83,7 +83,7 @@ def gradients_of(
     wanted = {reader.data: reader for reader in readers}
     score, count = np.zeros(group.size), 0
     for batch in batches(graph, samples):
-        values, outputs = _differentiable(graph, weights, batch, frozenset(wanted))
+        values, outputs = differentiable(graph, weights, batch, frozenset(wanted))
         size = len(batch[0])
         if labels is not None:
             loss = F.cross_entropy(outputs[0], labels[count : count + size], reduction="sum")
@@ -109,7 +109,7 @@ def gradients_of(
     return np.asarray(score / max(count, 1), dtype=np.float64)
 
 
-def _differentiable(
+def differentiable(
     graph: Graph, weights: Mapping[str, Tensor], batch: Sequence[Tensor], wanted: frozenset[str]
 ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
     """Values and outputs with a gradient that leads from the outputs to the values."""

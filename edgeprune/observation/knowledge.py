@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from edgeprune.errors import CalibrationError, UsageError
 from edgeprune.graph import Coupling, Graph
+from edgeprune.observation.audibility import audible, sequences
 from edgeprune.observation.propagation import InputMoments, gaussian_inputs, propagate
 from edgeprune.observation.synthetic import synthesise
 from edgeprune.progress import Progress, silent
@@ -33,11 +34,14 @@ class Knowledge:
         source: as the user names it.
         samples: inputs that can be run through the net, one tensor each, or None.
         moments: of the inputs, where they are carried through the net in closed form.
+        audible: positions of the samples that count, by name of a value (see `audibility`); where there is
+            none, all do.
     """
 
     source: Source
     samples: tuple[Tensor, ...] | None = None
     moments: tuple[InputMoments, ...] | None = None
+    audible: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def anything(self) -> bool:
@@ -68,7 +72,10 @@ def know(
     generator = torch.Generator().manual_seed(seed)
     match source:
         case "samples":
-            return Knowledge("samples", None if samples is None else tuple(samples))
+            if samples is None:
+                return Knowledge("samples")
+            counted = audible(coupling.graph, sequences(coupling), samples, generator)
+            return Knowledge("samples", tuple(samples), audible=counted)
         case "none":
             return Knowledge("none")
         case "synthetic":

@@ -103,13 +103,23 @@ def listen(
     weights: Mapping[str, Tensor],
     samples: Sequence[Tensor],
     generator: torch.Generator,
+    audible: Mapping[str, Tensor] | None = None,
 ) -> list[Moments]:
-    """The moments of what each reader hears from the group, in the net with these weights."""
+    """The moments of what each reader hears from the group, in the net with these weights.
+
+    Args:
+        audible: positions that count, by name of what is heard (see `edgeprune.observation.audibility`).
+    """
     sums = [Moments.of(reader, group.size) for reader in readers]
     wanted = frozenset(reader.data for reader in readers)
     limit = max(1, ROWS * BATCH // max(len(samples[0]), 1))
+    first = 0
     for batch in batches(graph, samples):
         values = graph.values(batch, weights, wanted)
         for reader, moments in zip(readers, sums, strict=True):
-            moments.add(values[reader.data], reader.data_axis, generator, limit)
+            heard = values[reader.data]
+            if audible and reader.data in audible:
+                heard = heard[audible[reader.data][first : first + len(heard)]]
+            moments.add(heard, reader.data_axis if heard.dim() > 2 else -1, generator, limit)
+        first += len(batch[0])
     return sums

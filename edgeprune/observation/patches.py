@@ -8,6 +8,7 @@ measures what is missing. A ResNet-20 on MNIST at half and at a quarter of its c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,10 @@ FAINT = 1e-3
 """An output whose scale is below this share of the largest is not refitted: it is hardly heard."""
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+"""Strengths of the ridge, relative to the mean diagonal of a half's UᵀU."""
+
+STRONGER = (*RIDGES, 3e-1, 1.0, 3.0, 10.0)
+"""The same where the ridge holds weights at the original's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +176,12 @@ class NormalEquations:
         self.energy += float((rest * rest).sum())
         self.count += len(rows)
 
-    def solve(self, ridge: float) -> Tensor:
-        """Argmin ‖R − U D‖² + λ‖D‖² with λ = ridge · mean diagonal; (unknowns, outputs)."""
+    def solve(self, ridge: float, anchor: Tensor | None = None) -> Tensor:
+        """Argmin ‖R − U D‖² + λ‖D − anchor‖² with λ = ridge · mean diagonal; (unknowns, outputs)."""
         scale = ridge * self.inner.diagonal().mean().clamp_min(1e-30)
         damped = self.inner + scale * torch.eye(len(self.inner), dtype=torch.float64)
-        solved: Tensor = torch.linalg.solve(damped, self.outer)
+        outer = self.outer if anchor is None else self.outer + scale * anchor
+        solved: Tensor = torch.linalg.solve(damped, outer)
         return solved
 
     def loss(self, change: Tensor) -> float:
@@ -202,6 +208,7 @@ def refit(
     samples: Sequence[Tensor],
     generator: torch.Generator,
     originals: Originals | None = None,
+    counted: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """New weights for a reader, so that the net computes from `channels` what the original computes.
 
@@ -209,13 +216,16 @@ def refit(
     with which each output lands there, and U what the reader hears in the net with the present
     weights. The change D of the weights solves the ridge regression R ≈ U D diag(s), so it also makes
     up for what other branches of the same sum have lost. The strength of the ridge is chosen on the
-    half of the samples that was not fitted on, and the fit is kept only if it helps there.
+    half of the samples that was not fitted on. A convolution is held at its present weights, and the fit is
+    kept only if it helps there. A linear layer is held at the original's: its present weights may be a mix
+    that was fitted to both halves already, beside which no honest fit would stand.
 
     Args:
         channels: indices of the data's channels that are left.
         outputs: indices of the reader's outputs that are left; the others stay as they are.
         weights: current weights, at original sizes.
         originals: where the original's values are kept between refits on the same samples.
+        counted: bool (samples, positions), the rows that are fitted; all of them where None.
 
     Returns:
         The reader's weight and the weight of its shift site, where they change.
@@ -235,18 +245,28 @@ def refit(
     wanted = frozenset({reader.data, end.node})
     originals = originals or Originals(graph, frozenset({end.node}))
     parts = batches(graph, samples)
+    first = 0
     for k, batch in enumerate(parts if graph.batch is not None else _split(parts)):
         heard = graph.values(batch, weights, wanted)
         target = originals.value(k, batch, end.node)
         limit = max(1, most * len(batch[0]) // len(samples[0]))
         rows = patches(node, taps, heard[reader.data], channels)
         rest = responses(node, target - heard[end.node])[:, fitted]
-        chosen = part(torch.arange(len(rows)), limit, generator)
+        every = torch.arange(len(rows))
+        if counted is not None:
+            every = every[counted[first : first + len(batch[0])].reshape(-1)]
+        first += len(batch[0])
+        chosen = part(every, limit, generator)
         picked = rows[chosen].double()
         if site is not None:
             picked = torch.cat([picked, torch.ones(len(picked), 1, dtype=torch.float64)], dim=1)
         halves[k % 2].add(picked, rest[chosen].double())
-    landed = _best(halves)
+    anchor = None
+    if node.operation == "linear":
+        before = graph.weights[reader.weight].index_select(1, torch.from_numpy(channels)).double()
+        anchor = ((before - present) * end.scale[:, None])[fitted].T
+        anchor = torch.cat([anchor, torch.zeros(int(site is not None), len(fitted), dtype=torch.float64)])
+    landed = _best(halves, anchor)
     if landed is None:
         return {}
     change = torch.zeros(len(landed), weight.shape[0], dtype=torch.float64)
@@ -276,20 +296,23 @@ def _split(source: Any) -> Any:
         yield tuple(x[middle:] for x in batch)
 
 
-def _best(halves: Sequence[NormalEquations | RowEquations]) -> Tensor | None:
+def _best(halves: Sequence[NormalEquations | RowEquations], anchor: Tensor | None) -> Tensor | None:
     """The change fitted on all rows, at the strength that does best across the halves."""
     first, second = halves
     if isinstance(first, RowEquations) or isinstance(second, RowEquations):
         return kernel_ridge.best([half for half in halves if isinstance(half, RowEquations)])
     if not first.count or not second.count:
         return None
-    nothing = torch.zeros_like(first.outer)
-    best, least = None, first.loss(nothing) + second.loss(nothing)
-    for ridge in RIDGES:
-        loss = second.loss(first.solve(ridge)) + first.loss(second.solve(ridge))
+    best, least = None, math.inf
+    if anchor is None:
+        nothing = torch.zeros_like(first.outer)
+        least = first.loss(nothing) + second.loss(nothing)
+    for ridge in RIDGES if anchor is None else STRONGER:
+        loss = second.loss(first.solve(ridge, anchor)) + first.loss(second.solve(ridge, anchor))
         if loss < least:
             best, least = ridge, loss
-    return None if best is None else first.plus(second).solve(best)
+    # twice the rows, the same λ
+    return None if best is None else first.plus(second).solve(best / 2, anchor)
 
 
 def _written(

@@ -88,6 +88,7 @@ def choose(
     run = knowledge.samples if knowledge is not None else None
     if coreset.refits and run is not None:
         net.originals = _originals(coupling.graph, todo)
+        net.audible = knowledge.audible if knowledge is not None else {}
     for group in progress(todo, f"choosing ({method})", len(todo)):
         known = knowledge if coreset.data else None
         scene = Scene(coupling.graph, net.weights, net.alive, known, radii or {}, torch_random, labels)
@@ -125,6 +126,7 @@ class _Net:
         selections: by group, what was chosen so far.
         fitted: readers by node, in the order in which they were refitted last.
         originals: what the original net computes where readers are refitted.
+        audible: positions that refits count (see `edgeprune.observation.audibility`).
     """
 
     coupling: Coupling
@@ -133,6 +135,7 @@ class _Net:
     selections: dict[str, Selection] = field(default_factory=dict)
     fitted: dict[str, Reader] = field(default_factory=dict)
     originals: Originals | None = None
+    audible: Mapping[str, Tensor] = field(default_factory=dict)
 
     def take(self, group: Group, selection: Selection) -> None:
         """Let a group keep what was selected of it."""
@@ -258,8 +261,11 @@ def _refit(net: _Net, reader: Reader, samples: Sequence[Tensor], generator: torc
     graph, alive = net.coupling.graph, net.alive
     channels = np.flatnonzero(alive.axes(reader.data)[reader.data_axis])
     left = alive.axes(reader.node)[-1 if graph.nodes[reader.node].operation == "linear" else 1]
+    counted = net.audible.get(reader.data)
     net.weights.update(
-        refit(graph, reader, channels, np.flatnonzero(left), net.weights, samples, generator, net.originals)
+        refit(
+            graph, reader, channels, np.flatnonzero(left), net.weights, samples, generator, net.originals, counted
+        )
     )
 
 
