@@ -29,6 +29,9 @@ LARGEST = 4608
 FAINT = 1e-3
 """An output whose scale is below this share of the largest is not refitted: it is hardly heard."""
 
+HANDED_ON = frozenset({"dropout", "feature_dropout", "alpha_dropout", "clone", "contiguous", "detach", "alias"})
+"""Operations that change no value: nets are traced for inference, where nothing is dropped."""
+
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Strengths of the ridge, relative to the mean diagonal of a half's UᵀU."""
 
@@ -76,7 +79,7 @@ class Landing:
 
 
 def landing(graph: Graph, reader: Reader, weights: Mapping[str, Tensor]) -> Landing:
-    """Follow the only user of each node through batch norms (as constants) and sums of equal shapes."""
+    """Follow the only user of each node through batch norms (as constants), sums of equal shapes and copies."""
     assert reader.weight is not None
     node, scale = graph.nodes[reader.node], torch.ones(weights[reader.weight].shape[0], dtype=torch.float64)
     while True:
@@ -85,6 +88,9 @@ def landing(graph: Graph, reader: Reader, weights: Mapping[str, Tensor]) -> Land
             scale, node = scale * _norm_scale(graph, norm, weights), norm
             continue
         users = graph.users(node.name)
+        if len(users) == 1 and users[0].operation in HANDED_ON and users[0].shape == node.shape:
+            node = users[0]
+            continue
         if len(users) != 1 or users[0].operation != "add" or users[0].shape != node.shape:
             return Landing(node.name, scale)
         if users[0].sources().count(node.name) != 1 or users[0].get("alpha", 1) != 1:
