@@ -29,7 +29,9 @@ LARGEST = 4608
 FAINT = 1e-3
 """An output whose scale is below this share of the largest is not refitted: it is hardly heard."""
 
-HANDED_ON = frozenset({"dropout", "feature_dropout", "alpha_dropout", "clone", "contiguous", "detach", "alias"})
+HANDED_ON = frozenset(
+    {"dropout", "feature_dropout", "alpha_dropout", "clone", "contiguous", "detach", "alias"}
+)
 """Operations that change no value: nets are traced for inference, where nothing is dropped."""
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -79,7 +81,7 @@ class Landing:
 
 
 def landing(graph: Graph, reader: Reader, weights: Mapping[str, Tensor]) -> Landing:
-    """Follow the only user of each node through batch norms (as constants), sums of equal shapes and copies."""
+    """Follow the only user of each node through batch norms (as constants), copies, sums of equal shapes."""
     assert reader.weight is not None
     node, scale = graph.nodes[reader.node], torch.ones(weights[reader.weight].shape[0], dtype=torch.float64)
     while True:
@@ -218,13 +220,12 @@ def refit(
 ) -> dict[str, Tensor]:
     """New weights for a reader, so that the net computes from `channels` what the original computes.
 
-    Let R be the original's value minus the present one where the reader's output lands, s the scale
-    with which each output lands there, and U what the reader hears in the net with the present
-    weights. The change D of the weights solves the ridge regression R ≈ U D diag(s), so it also makes
-    up for what other branches of the same sum have lost. The strength of the ridge is chosen on the
-    half of the samples that was not fitted on. A convolution is held at its present weights, and the fit is
-    kept only if it helps there. A linear layer is held at the original's: its present weights may be a mix
-    that was fitted to both halves already, beside which no honest fit would stand.
+    Let R be the original's value minus the present one where the reader's output lands, s the scale with which
+    each output lands there, and U what the reader hears in the net with the present weights. The change D of
+    the weights solves the ridge regression R ≈ U D diag(s), so it also makes up for what other branches of the
+    same sum have lost. The strength of the ridge is chosen on the half of the samples that was not fitted on.
+    A convolution is held at its present weights, and the fit is kept only if it helps there. A linear layer is
+    held at the original's: its present ones were fitted to both halves, beside which no honest fit would stand.
 
     Args:
         channels: indices of the data's channels that are left.
@@ -240,7 +241,7 @@ def refit(
     assert reader.weight is not None
     weight = weights[reader.weight]
     taps = tuple(weight.shape[2:])
-    unknowns = len(channels) * int(torch.tensor(taps).prod()) if taps else len(channels)
+    unknowns = len(channels) * math.prod(taps)
     if not _refittable(node) or reader.axis != 1:
         return {}
     site, end = shift_site(graph, reader), landing(graph, reader, weights)
@@ -248,36 +249,48 @@ def refit(
     fitted = torch.from_numpy(outputs)[loud > FAINT * loud.max()]
     halves, most = _halves(unknowns, site is not None, len(fitted))
     present = weight.index_select(1, torch.from_numpy(channels)).flatten(1).double()
-    wanted = frozenset({reader.data, end.node})
     originals = originals or Originals(graph, frozenset({end.node}))
-    parts = batches(graph, samples)
-    first = 0
+    parts, first = batches(graph, samples), 0
     for k, batch in enumerate(parts if graph.batch is not None else _split(parts)):
-        heard = graph.values(batch, weights, wanted)
+        heard = graph.values(batch, weights, frozenset({reader.data, end.node}))
         target = originals.value(k, batch, end.node)
         limit = max(1, most * len(batch[0]) // len(samples[0]))
         rows = patches(node, taps, heard[reader.data], channels)
         rest = responses(node, target - heard[end.node])[:, fitted]
-        every = torch.arange(len(rows))
-        if counted is not None:
-            every = every[counted[first : first + len(batch[0])].reshape(-1)]
+        chosen = part(_counted(counted, first, len(batch[0]), len(rows)), limit, generator)
         first += len(batch[0])
-        chosen = part(every, limit, generator)
-        picked = rows[chosen].double()
-        if site is not None:
-            picked = torch.cat([picked, torch.ones(len(picked), 1, dtype=torch.float64)], dim=1)
-        halves[k % 2].add(picked, rest[chosen].double())
-    anchor = None
-    if node.operation == "linear":
-        before = graph.weights[reader.weight].index_select(1, torch.from_numpy(channels)).double()
-        anchor = ((before - present) * end.scale[:, None])[fitted].T
-        anchor = torch.cat([anchor, torch.zeros(int(site is not None), len(fitted), dtype=torch.float64)])
-    landed = _best(halves, anchor)
+        halves[k % 2].add(_affine(rows[chosen].double(), site), rest[chosen].double())
+    linear = node.operation == "linear"
+    landed = _best(halves, _anchor(graph, reader, channels, present, end, fitted) if linear else None)
     if landed is None:
         return {}
     change = torch.zeros(len(landed), weight.shape[0], dtype=torch.float64)
     change[:, fitted] = landed / end.scale[fitted]
     return _written(weights, reader, channels, present, change, site)
+
+
+def _counted(counted: Tensor | None, first: int, samples: int, rows: int) -> Tensor:
+    """Indices of the rows of a batch that are fitted."""
+    if counted is None:
+        return torch.arange(rows)
+    return counted[first : first + samples].reshape(-1).nonzero()[:, 0]
+
+
+def _affine(rows: Tensor, site: Site | None) -> Tensor:
+    """With a last column of ones where there is a constant to fit."""
+    if site is None:
+        return rows
+    return torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], dim=1)
+
+
+def _anchor(
+    graph: Graph, reader: Reader, channels: Ints, present: Tensor, end: Landing, fitted: Tensor
+) -> Tensor:
+    """The change that leads back to the original's weights, where it lands; (unknowns, fitted)."""
+    before = graph.weights[str(reader.weight)].index_select(1, torch.from_numpy(channels)).double()
+    change = ((before - present) * end.scale[:, None])[fitted].T
+    constant = int(shift_site(graph, reader) is not None)
+    return torch.cat([change, torch.zeros(constant, len(fitted), dtype=torch.float64)])
 
 
 def _halves(unknowns: int, constant: bool, outputs: int) -> tuple[list[NormalEquations | RowEquations], int]:

@@ -264,7 +264,15 @@ def _refit(net: _Net, reader: Reader, samples: Sequence[Tensor], generator: torc
     counted = net.audible.get(reader.data)
     net.weights.update(
         refit(
-            graph, reader, channels, np.flatnonzero(left), net.weights, samples, generator, net.originals, counted
+            graph,
+            reader,
+            channels,
+            np.flatnonzero(left),
+            net.weights,
+            samples,
+            generator,
+            net.originals,
+            counted,
         )
     )
 

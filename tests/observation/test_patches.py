@@ -58,6 +58,20 @@ def test_an_output_that_is_bent_at_once_lands_where_it_is() -> None:
     assert torch.equal(found.scale, torch.ones(4, dtype=torch.float64))
 
 
+def test_an_output_lands_behind_dropout_in_the_sum() -> None:
+    class Dropped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.drop = nn.Linear(5, 8), nn.Linear(8, 5), nn.Dropout(0.3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x + self.drop(self.b(torch.relu(self.a(x)))))
+
+    coupling = couple(trace(Dropped().eval(), (torch.randn(2, 5),)))
+    found = landing(coupling.graph, reader_of(coupling, "b.weight"), coupling.graph.weights)
+    assert coupling.graph.nodes[found.node].operation == "add"
+
+
 def test_a_scaled_sum_is_not_followed() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:

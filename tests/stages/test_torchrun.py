@@ -63,8 +63,9 @@ def test_two_processes_give_what_one_gives_and_go_on_where_another_stopped(tmp_p
     path = tmp_path / "checkpoint.safetensors"
     together = tuned_together(line, shrunk, two, queries, recipe, path, "finetune")
     assert together == pytest.approx(alone, rel=1e-4)
+    assert alone[-1] < 0.9 * alone[0]  # it was trained,
     assert _apart(one, two) < 1e-4
-    assert _apart(one, shrunk.module) > 1e-3  # it was trained at all
+    assert _apart(one, shrunk.module) > 50 * 1e-4  # and moved far more than the two are apart
     assert len(load_file(path)["history"]) == 3
     longer = dataclasses.replace(recipe, epochs=3)
     again = _copy(shrunk.module)
