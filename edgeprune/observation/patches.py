@@ -220,12 +220,12 @@ def refit(
 ) -> dict[str, Tensor]:
     """New weights for a reader, so that the net computes from `channels` what the original computes.
 
-    Let R be the original's value minus the present one where the reader's output lands, s the scale with which
-    each output lands there, and U what the reader hears in the net with the present weights. The change D of
-    the weights solves the ridge regression R ≈ U D diag(s), so it also makes up for what other branches of the
-    same sum have lost. The strength of the ridge is chosen on the half of the samples that was not fitted on.
-    A convolution is held at its present weights, and the fit is kept only if it helps there. A linear layer is
-    held at the original's: its present ones were fitted to both halves, beside which no honest fit would stand.
+    Let R be the original's value minus the present one where the reader's output lands, s the scale with
+    which each output lands there, and U what the reader hears in the net with the present weights. The
+    change D of the weights solves the ridge regression R ≈ U D diag(s), so it also makes up for what other
+    branches of the same sum have lost. The strength of the ridge is chosen on the half of the samples that
+    was not fitted on. A convolution is held at its present weights, and the fit is kept only if it helps
+    there. A linear layer is held at the original's: its present ones were fitted to both halves.
 
     Args:
         channels: indices of the data's channels that are left.
