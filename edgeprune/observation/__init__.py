@@ -21,7 +21,15 @@ from __future__ import annotations
 from edgeprune.observation.evidence import Scene, gather
 from edgeprune.observation.moments import batches, positions
 from edgeprune.observation.originals import Originals
-from edgeprune.observation.patches import Landing, NormalEquations, Site, landing, refit, shift_site
+from edgeprune.observation.patches import (
+    Landing,
+    NormalEquations,
+    Site,
+    landing,
+    refit,
+    refittable,
+    shift_site,
+)
 
 __all__ = [
     "Landing",
@@ -34,5 +42,6 @@ __all__ = [
     "landing",
     "positions",
     "refit",
+    "refittable",
     "shift_site",
 ]

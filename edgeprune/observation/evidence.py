@@ -114,10 +114,13 @@ def _moments(scene: Scene, group: Group, readers: Sequence[Reader], ways: Sequen
     if knowledge is None:
         return [None] * len(readers)
     if knowledge.samples is not None:
+        asked = [one for one in readers if graph.moves(one.data)] or list(readers)
         heard = listen(
-            graph, group, readers, scene.weights, knowledge.samples, scene.generator, knowledge.audible
+            graph, group, asked, scene.weights, knowledge.samples, scene.generator, knowledge.audible
         )
-        return [(m.mean, m.second_moment) for m in heard]
+        laws = {id(one): (m.mean, m.second_moment) for one, m in zip(asked, heard, strict=True)}
+        # a recurrent layer hears its own state: what the others hear of it
+        return [laws.get(id(one), laws[id(asked[0])]) for one in readers]
     if knowledge.moments is not None:
         reached = propagate(graph, scene.weights, knowledge.moments)
         return [_placed(reached[reader.data], reader, group.size) for reader in readers]

@@ -242,7 +242,7 @@ def refit(
     weight = weights[reader.weight]
     taps = tuple(weight.shape[2:])
     unknowns = len(channels) * math.prod(taps)
-    if not _refittable(node) or reader.axis != 1:
+    if not refittable(graph, reader):
         return {}
     site, end = shift_site(graph, reader), landing(graph, reader, weights)
     loud = end.scale[torch.from_numpy(outputs)].abs()
@@ -300,8 +300,14 @@ def _halves(unknowns: int, constant: bool, outputs: int) -> tuple[list[NormalEqu
     return [NormalEquations.of(unknowns + constant, outputs) for _ in range(2)], ROWS
 
 
-def _refittable(node: Node) -> bool:
-    return node.operation == "linear" or (node.operation in ("conv1d", "conv2d") and node["groups"] == 1)
+def refittable(graph: Graph, reader: Reader) -> bool:
+    """Whether a reader is a linear layer or a plain convolution, whose weights may change.
+
+    Others (transposed convolutions, the gates of recurrent layers) keep the closed form of the choice.
+    """
+    node = graph.nodes[reader.node]
+    plain = node.operation == "linear" or (node.operation in ("conv1d", "conv2d") and node["groups"] == 1)
+    return plain and reader.compensable and reader.axis == 1
 
 
 def _split(source: Any) -> Any:

@@ -21,7 +21,17 @@ from torch import Tensor
 from edgeprune.coresets import CORESETS, Coreset, Evidence
 from edgeprune.errors import CalibrationError, UsageError
 from edgeprune.graph import Alive, Coupling, Graph, Group, Reader
-from edgeprune.observation import Originals, Scene, batches, gather, landing, positions, refit, shift_site
+from edgeprune.observation import (
+    Originals,
+    Scene,
+    batches,
+    gather,
+    landing,
+    positions,
+    refit,
+    refittable,
+    shift_site,
+)
 from edgeprune.observation.knowledge import Knowledge, know
 from edgeprune.plan import Plan, Selection
 from edgeprune.progress import Progress, silent
@@ -254,11 +264,12 @@ def _multiplied(
 
 
 def _refit(net: _Net, reader: Reader, samples: Sequence[Tensor], generator: torch.Generator) -> None:
+    graph, alive = net.coupling.graph, net.alive
+    if not refittable(graph, reader):
+        logger.info("%s keeps the closed form: it is no plain layer to refit", graph.nodes[reader.node].where)
+        return
     net.fitted.pop(reader.node, None)
     net.fitted[reader.node] = reader
-    if not reader.compensable:
-        return
-    graph, alive = net.coupling.graph, net.alive
     channels = np.flatnonzero(alive.axes(reader.data)[reader.data_axis])
     left = alive.axes(reader.node)[-1 if graph.nodes[reader.node].operation == "linear" else 1]
     counted = net.audible.get(reader.data)
@@ -279,7 +290,7 @@ def _refit(net: _Net, reader: Reader, samples: Sequence[Tensor], generator: torc
 
 def _originals(graph: Graph, groups: Iterable[Group]) -> Originals:
     """The original's values wherever a reader of these groups can land."""
-    readers = [reader for group in groups for reader in group.readers if reader.compensable]
+    readers = [reader for group in groups for reader in group.readers if refittable(graph, reader)]
     return Originals(graph, frozenset(landing(graph, one, graph.weights).node for one in readers))
 
 
