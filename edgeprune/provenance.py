@@ -25,6 +25,7 @@ UNSIGNED = ("report.html", SIGNATURE, ".lock")
 LISTED = (
     "run.json",
     "plan.json",
+    "search.json",
     "original.onnx",
     "pruned.onnx",
     "masked.onnx",

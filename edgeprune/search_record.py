@@ -12,6 +12,8 @@ from edgeprune.files import write_text
 from edgeprune.records import Environment, ModelRecord, from_json, to_json
 
 SEARCH_VERSION = 1
+RECORD = "search.json"
+"""In the folder of a search; the run that was chosen keeps a copy, without what workers did and when."""
 State = Literal["measured", "ruled out", "failed", "repeated"]
 """measured: everything is known; ruled out: given up as soon as a bound allowed; failed: could not be made or
 measured; repeated: the same net as an earlier trial, known at no cost."""
@@ -100,7 +102,7 @@ class SearchRecord:
         Raises:
             StorageError: it cannot be written.
         """
-        path = folder / "search.json"
+        path = folder / RECORD
         write_text(path, json.dumps(to_json(self), indent=1, allow_nan=False) + "\n")
         return path
 
@@ -111,7 +113,7 @@ class SearchRecord:
         Raises:
             UsageError: missing, damaged, or of another version.
         """
-        path = folder / "search.json"
+        path = folder / RECORD
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content.get("search_version") != SEARCH_VERSION:

@@ -175,10 +175,10 @@ def report(folders: tuple[Path, ...], output: Path | None) -> int:
         path = output or Path("comparison.html")
         write_text(path, render_several([(str(f), Run.load(f)) for f in folders]))
     else:
-        from edgeprune.report.html import render
+        from edgeprune.report.html import of
 
         folder = folders[0]
         path = output or (folder if folder.is_dir() else folder.parent) / "report.html"
-        write_text(path, render(Run.load(folder)))
+        write_text(path, of(folder))
     click.echo(str(path))
     return 0

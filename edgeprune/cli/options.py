@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -276,9 +277,10 @@ latency_option = click.option("--latency/--no-latency", default=None, help="Meas
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """Seconds, as 90, 90s, 2m or 1h."""
+    """Seconds, as 90, 90s, 2m, 1h or 1h30m."""
 
     name = "time"
+    form = re.compile(r"(?:(\d+\.?\d*)h)?(?:(\d+\.?\d*)m)?(?:(\d+\.?\d*|\.\d+)s?)?")
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The seconds.
@@ -286,12 +288,10 @@ class Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         Raises:
             BadParameter: it is no time.
         """
-        text = str(value).strip()
-        unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:], 0.0)
-        try:
-            return float(text[:-1]) * unit if unit else float(text)
-        except ValueError:
-            self.fail(f"'{value}' is no time; write 90s, 2m or 1h.", param, ctx)
+        found = self.form.fullmatch(str(value).replace(" ", ""))
+        if found is None or not any(found.groups()):
+            self.fail(f"'{value}' is no time; write 90s, 2m, 1h or 1h30m.", param, ctx)
+        return sum(float(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1), strict=True))
 
 
 def bound_option(*names: str) -> Callable[[CommandT], CommandT]:

@@ -47,7 +47,7 @@ what_options = options.together(
         "--methods",
         multiple=True,
         metavar="NAMES",
-        help="Methods to try, with commas [default: --method, or three].",
+        help="Methods to try, with commas [default: --method, or gram and gram-forward].",
     ),
     click.option(
         "--trials",
@@ -57,7 +57,9 @@ what_options = options.together(
         metavar="N",
         help="Trials, of all calls together.",
     ),
-    click.option("--time", default="", metavar="TIME", help="Begin no trial after 2h, 90m or 1h30m."),
+    click.option(
+        "--time", type=options.Duration(), metavar="TIME", help="Begin no trial after 2h, 90m or 1h30m."
+    ),
     click.option(
         "--sampler",
         type=click.Choice(["tpe", "nsga2", "nsga3", "gp", "random"]),
@@ -198,7 +200,7 @@ def _wishes(values: dict[str, Any]) -> Wishes:
         pick=values["pick"],
         error=values["error"],
         trials=values["trials"],
-        time=values["time"],
+        seconds=values["time"],
         methods=tuple(values["methods"]),
         sampler=values["sampler"],
         storage=values["storage"],

@@ -1,8 +1,12 @@
-"""The report as one HTML file that needs nothing else: no network, no script, no font."""
+"""The report as one HTML file that needs nothing else: no network, no font, and no script.
+
+The report of a run that a search chose has one script, its own: it draws the front of that search.
+"""
 
 from __future__ import annotations
 
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -13,7 +17,9 @@ from edgeprune.report import charts, figures, sampling, tables, wording
 from edgeprune.report.distribution import distribution
 from edgeprune.report.front import front
 from edgeprune.report.operation_times import operation_times
+from edgeprune.report.search_page import explorable
 from edgeprune.report.tradeoff import tradeoff
+from edgeprune.search_record import RECORD, SearchRecord
 
 SIGNS: dict[figures.Key, str] = {
     "pass": "✓",
@@ -24,8 +30,21 @@ SIGNS: dict[figures.Key, str] = {
 }
 
 
-def render(run: Run) -> str:
+def of(folder: Path) -> str:
+    """The report of a run folder, with the front of the search that chose it, if one did.
+
+    Raises:
+        UsageError: there is no run, or it is damaged.
+    """
+    place = folder if folder.is_dir() else folder.parent
+    return render(Run.load(folder), SearchRecord.load(place) if (place / RECORD).is_file() else None)
+
+
+def render(run: Run, search: SearchRecord | None = None) -> str:
     """The whole report: at most 2 MB, the same bytes for the same run.
+
+    Args:
+        search: the search that chose this run.
 
     Returns:
         An HTML document. Every name of the run is escaped; what the run does not know is left out.
@@ -68,6 +87,7 @@ def render(run: Run) -> str:
         command=figures.command(run),
         files_read=figures.files_read(run),
         seed=run.environment.seed,
+        search=None if search is None else {"chosen": search.chosen, **explorable(search)},
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -36,12 +37,9 @@ def render(record: SearchRecord) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    by_number = {trial.number: trial for trial in record.trials}
-    front = [by_number[number] for number in record.front if number in by_number]
     return environment.get_template("search.html.j2").render(
         css=Markup(room.joinpath("report.css").read_text(encoding="utf-8")),
-        script=Markup(room.joinpath("front.js").read_text(encoding="utf-8")),
-        data=Markup(_data(record)),
+        **explorable(record),
         title=wording.clean(record.model.name) or "unnamed model",
         version=wording.clean(record.environment.edgeprune),
         targets=wording.several(record.targets),
@@ -50,10 +48,21 @@ def render(record: SearchRecord) -> str:
         counts=[(state, count) for state, count in sorted(record.counts.items())],
         wall=wording.clean(f"{record.wall_s:.0f} s"),
         chosen=record.chosen,
-        front=_table(record, front),
         timeline=timeline(record.activities),
         seconds=_seconds(record),
     )
+
+
+def explorable(record: SearchRecord) -> dict[str, Any]:
+    """What a page needs to show a front to explore: its points, what draws them, and their table."""
+    room = files("edgeprune.report")
+    by_number = {trial.number: trial for trial in record.trials}
+    return {
+        "front_css": Markup(room.joinpath("front.css").read_text(encoding="utf-8")),
+        "script": Markup(room.joinpath("front.js").read_text(encoding="utf-8")),
+        "data": Markup(_data(record)),
+        "front": _table(record, [by_number[number] for number in record.front if number in by_number]),
+    }
 
 
 def named(key: str) -> str:

@@ -38,11 +38,10 @@ from edgeprune.stages.distribute import Curve, grid
 if TYPE_CHECKING:
     from edgeprune.search.ground import Ground, Rules
 
-METHODS = ("gram", "gram-forward", "magnitude-refit")
+METHODS = ("gram", "gram-forward")
 """What is tried where no method is named."""
 ORIGINAL = "original.onnx"
 SAMPLES = "samples.npz"
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class Wishes:
 
     Attributes:
         error: what the word error means: certified, statistical or observed.
-        time: `2h`, `90m`, `1h30m`, or seconds.
+        seconds: after which no trial is begun; None for no limit.
         sampler: one of `study.SAMPLERS`.
         storage: URL of a database or a storage proxy; '' for a journal file in the folder.
         cluster: address of a Dask scheduler; '' for this machine.
@@ -65,7 +64,7 @@ class Wishes:
     pick: str = ""
     error: str = "observed"
     trials: int = 100
-    time: str = ""
+    seconds: float | None = None
     methods: tuple[str, ...] = ()
     sampler: str = "tpe"
     storage: str = ""
@@ -90,22 +89,6 @@ def demand() -> None:
             f"search needs {' and '.join(missing)}, which is not installed; run: pip install "
             "'edgeprune[search]'."
         )
-
-
-def seconds_of(text: str) -> float | None:
-    """A duration in seconds, None for none.
-
-    Raises:
-        UsageError: it is no duration.
-    """
-    match = _DURATION.fullmatch(text.replace(" ", ""))
-    if not text:
-        return None
-    parts = [float(part or 0) for part in match.groups()] if match else [0.0]
-    total = sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
-    if total <= 0:
-        raise UsageError(f"--time {text}: is no duration; give 2h, 90m, 1h30m or a number of seconds.")
-    return total
 
 
 def shard_of(text: str) -> tuple[int, int]:
@@ -174,6 +157,8 @@ def rules(wishes: Wishes, targets: Sequence[str]) -> tuple[Rules, Pick | None]:
     """
     from edgeprune.search.ground import Rules
 
+    if wishes.seconds is not None and wishes.seconds <= 0:
+        raise UsageError("--time: must be more than nothing.")
     if wishes.trials < 1 or wishes.workers < 0 or wishes.retries < 0 or wishes.cool_down_s < 0:
         raise UsageError("--trials must be at least 1, and --workers, --retries and --cool-down at least 0.")
     minimized = objectives(wishes.minimize, wishes.error, targets)
@@ -181,8 +166,9 @@ def rules(wishes: Wishes, targets: Sequence[str]) -> tuple[Rules, Pick | None]:
     chosen = pick(wishes.pick, wishes.error, targets, minimized) if wishes.pick else None
     index, count = wishes.shard
     trials = wishes.trials // count + (index <= wishes.trials % count)
-    seconds = seconds_of(wishes.time)
-    told = Rules(minimized, kept, trials, seconds, wishes.retries, wishes.cool_down_s, bool(wishes.cluster))
+    told = Rules(
+        minimized, kept, trials, wishes.seconds, wishes.retries, wishes.cool_down_s, bool(wishes.cluster)
+    )
     return told, chosen
 
 

@@ -20,7 +20,9 @@ from edgeprune.plan import Cuts
 from edgeprune.preparation import empty_run
 from edgeprune.profiles import find_target
 from edgeprune.progress import Progress
+from edgeprune.provenance import write_digests
 from edgeprune.records import Run, to_json
+from edgeprune.report.html import of
 from edgeprune.report.search_page import render
 from edgeprune.search import begin
 from edgeprune.search.begin import ORIGINAL, SAMPLES, Wishes
@@ -107,7 +109,7 @@ def opened(
             storage = wishes.storage or folder / JOURNAL
             book = Book.open(storage, wishes.study, minimized, space, digest)
             index, count = wishes.shard
-            first = shared(space.first(), index, count)
+            first = shared(space.first(wishes.trials), index, count)
             desk = Desk(space, len(minimized), wishes.sampler, settings.seed * count + index - 1, first)
             counts = desk.resume(book.records())
             crew.begin(found.subject, _package(original, samples, told.carried))
@@ -244,5 +246,8 @@ def made_run(search: Search, trial: TrialRecord, progress: Progress) -> Run:
     if any(widths.get(name, width) != width for name, width in expected.items()):
         raise BrokenPromise(f"{output}: has other widths than trial {trial.number}; please report it.")
     why = search.chosen.text if search.chosen else ""
-    search.keep(Chosen(trial.number, why, output.name))
+    record = search.keep(Chosen(trial.number, why, output.name))
+    dataclasses.replace(record, activities=()).save(output)
+    write_text(output / "report.html", of(output))
+    write_digests(output)
     return result

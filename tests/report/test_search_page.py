@@ -10,6 +10,7 @@ import pytest
 from browser import CHROMIUM, axe, opened
 from report_runs import full_run
 
+from edgeprune.report.html import render as of_run
 from edgeprune.report.search_page import render
 from edgeprune.search_record import Activity, Chosen, SearchRecord, TrialRecord
 
@@ -119,6 +120,27 @@ def test_a_page_without_a_front_opens(tmp_path: Path) -> None:
     plain = opened(tmp_path / "page.html", "light", tmp_path)
     assert "CONSOLE" not in plain.stderr, plain.stderr
     assert "No trial keeps every constraint yet." in plain.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_the_report_of_a_chosen_run_has_the_front_to_explore(tmp_path: Path) -> None:
+    text = of_run(full_run(), _record())
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    plain = opened(tmp_path / "page.html", "light", tmp_path)
+    assert "CONSOLE" not in plain.stderr, plain.stderr  # its own policy lets its script run
+    assert plain.stdout.count('class="chosen"') == 1
+    assert plain.stdout.count('class="front"') == 2
+    seen = _played(text, "light", tmp_path)
+    assert (seen["shown"], seen["answers"], seen["moved"], seen["violations"]) == (True, True, True, [])
+
+
+def test_only_the_report_of_a_chosen_run_has_a_script() -> None:
+    assert "script" not in of_run(full_run())
+    text = of_run(full_run(), _record())
+    assert text.count("<script") == 2
+    assert "script-src" in text
+    assert not re.search(r'(?:src|href)="(?!#|data:)', text)
 
 
 def test_the_page_needs_nothing_and_names_are_text() -> None:

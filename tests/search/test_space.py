@@ -109,11 +109,27 @@ def test_a_trials_settings_are_a_plain_runs():
     space = Space(("stream-12", "conv-20"), ("gram", "sensitivity"), ("sensitivity",))
     for params in space.first():
         made = space.settings(Settings(), params)
-        assert (made.method, made.direction, made.allocation) == ("gram", "bottom-up", "global")
+        assert made.method in ("gram", "sensitivity")
+        assert (made.direction == "top-down") <= (made.method == "sensitivity")
+        assert made.allocation == "global"
         assert made.emphasis == ("conv-20=1",)
     other = {"share": 0.3, "mix": 1.0, "family:conv-20": 2.0, "method": "sensitivity", "order": "top-down"}
     made = space.settings(Settings(), other)
     assert (made.macs, made.price_mix, made.direction) == (0.3, 1.0, "top-down")
+
+
+def test_a_search_begins_evenly_wherever_it_is_cut_and_with_every_method():
+    space = Space(("stream-12", "conv-20"), ("gram", "gram-forward"))
+    assert [len(space.first(trials)) for trials in (0, 24, 1000)] == [8, 12, 32]
+    for trials in (16, 24, 60):
+        first = space.first(trials)
+        shares = sorted(float(params["share"]) for params in first)
+        gaps = np.diff([0.0, *shares, 1.0])
+        assert gaps.max() < 4 / len(first)
+        assert len(set(shares)) == len(shares)
+        by_method = [params["method"] for params in first]
+        assert abs(by_method.count("gram") - len(first) / 2) <= 2
+    assert space.first(60)[:8] == space.first(0)
 
 
 def test_the_small_net_of_the_command_line_has_families():
