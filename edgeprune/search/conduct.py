@@ -11,6 +11,7 @@ from; a net that was looked at before is known at no cost.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import time
@@ -20,10 +21,12 @@ from typing import Any
 
 from edgeprune.errors import BrokenPromise, EdgepruneError, TargetUnavailable, UsageError
 from edgeprune.search.ground import Ground, Rules, Trial, drafted
+from edgeprune.search.objectives import beaten
 from edgeprune.search.space import Space
 from edgeprune.search.store import Store, key
 from edgeprune.search.study import Book, Desk
 from edgeprune.search.work import (
+    BEATEN,
     MODEL,
     PLAN,
     WEIGHTS,
@@ -146,8 +149,12 @@ class Conductor:
             trial.found = dict(known.content["found"])
             self._settle(trial, repeated=True)
             return
+        points = tuple(self.desk.front.points.values())
+        if beaten(self.rules.minimized, points, trial.found):
+            self._finish(trial, "ruled out", BEATEN)
+            return
         self.running[number] = trial
-        self.crew.submit(Task(number, "", draft))
+        self.crew.submit(Task(number, "", dataclasses.replace(draft, front=points)))
 
     def draft(self, params: Mapping[str, Any]) -> Draft:
         """Widths on the grid, and what is known without making the net."""
@@ -160,7 +167,8 @@ class Conductor:
         """What became of a task."""
         trial = self.running.get(done.task.trial)
         step = done.task.device or "make"
-        outcome = "lost" if done.lost else "failed" if done.error else ""
+        reached = getattr(done.result, "reached", True)
+        outcome = "lost" if done.lost else "failed" if done.error or not reached else ""
         began = getattr(done.result, "began", 0.0) or done.began
         self._did(
             Activity(done.where, step, done.task.trial, began - self.began, done.ended - self.began, outcome)
@@ -198,8 +206,9 @@ class Conductor:
             self._spent(step, spent)
         trial.found |= made.found
         trial.sha256 = made.sha256
-        if made.ruled_out:
-            self._finish(trial, "ruled out", made.ruled_out)
+        late = beaten(self.rules.minimized, tuple(self.desk.front.points.values()), trial.found)
+        if made.ruled_out or late:
+            self._finish(trial, "ruled out", made.ruled_out or BEATEN)
             return
         if made.model is not None:
             size = {"size_bytes": made.found["size_bytes"]}
@@ -276,7 +285,7 @@ class Conductor:
                 excess[condition.text] = away
             elif state in ("measured", "repeated"):
                 unknown = True
-        if state == "ruled out" and not any(value > 0 for value in excess.values()):
+        if state == "ruled out" and reason != BEATEN and not any(value > 0 for value in excess.values()):
             excess[reason] = 1.0
         partly = [trial.found.get(o.key) for o in self.rules.minimized]
         values = tuple(v for v in partly if v is not None) if state in ("measured", "repeated") else ()

@@ -113,6 +113,7 @@ def drafted(ground: Ground, space: Space, rules: Rules, params: Mapping[str, Any
         tuple(known.items()),
         rules.conditions,
         ground.names,
+        rules.minimized,
     )
 
 

@@ -121,6 +121,26 @@ class Objective:
         plain = {"p95": "p95_ms", "memory": "memory_mb"}.get(self.name, self.name)
         return f"{plain}@{self.target}" if self.target else plain
 
+    def floor(self, found: Found) -> float:
+        """What it will be at least, whatever is still to be found: 0 where nothing is known.
+
+        The largest error seen only grows when devices are asked too, and a certified error is at least one
+        that was seen inside its domain. What is counted stays. Of what devices tell nothing is assumed.
+        """
+        if self.name == "certified_error":
+            return found.get(self.key, found.get("seen_in_domain", 0.0))
+        if self.name in ("observed_error", "expected_error", "params", "macs", "size"):
+            return found.get(self.key, 0.0)
+        return 0.0
+
+
+def beaten(minimized: Sequence[Objective], points: Sequence[Sequence[float]], found: Found) -> bool:
+    """Whether a point is nowhere above what a trial will be at least: it cannot add to the front."""
+    floors = [objective.floor(found) for objective in minimized]
+    return all(floors) and any(
+        all(value <= floor for value, floor in zip(point, floors, strict=True)) for point in points
+    )
+
 
 @dataclass(frozen=True, slots=True)
 class Pick:

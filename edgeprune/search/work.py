@@ -27,7 +27,7 @@ from edgeprune.errors import BoundViolated, ModelError, UsageError
 from edgeprune.progress import silent
 from edgeprune.records import from_json, to_json
 from edgeprune.search.lease import computing, measuring
-from edgeprune.search.objectives import Condition
+from edgeprune.search.objectives import Condition, Objective, beaten
 from edgeprune.search.store import Entry, Store, key
 from edgeprune.target import Target
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 UNIT = "EDGEPRUNE_UNIT"
 """Environment variable of a worker: which of several equal devices is attached to it."""
+BEATEN = "cannot beat the front, whatever else is found"
 PLAN, WEIGHTS, MODEL = "plan.json", "pruned.safetensors", "pruned.onnx"
 
 
@@ -69,6 +70,8 @@ class Draft:
         widths: units to keep, by group.
         known: what was found of it without making it.
         conditions: it ends as soon as one of these is broken for sure.
+        minimized: the objectives.
+        front: it ends as soon as one of these points beats all that it could be.
     """
 
     method: str
@@ -77,6 +80,8 @@ class Draft:
     known: tuple[tuple[str, float], ...] = ()
     conditions: tuple[Condition, ...] = ()
     targets: tuple[str, ...] = ()
+    minimized: tuple[Objective, ...] = ()
+    front: tuple[tuple[float, ...], ...] = ()
 
     def name(self, step: str, subject: Subject) -> str:
         """The name of what a step gives for it."""
@@ -211,6 +216,8 @@ def _keep_net(bench: Bench, shrunk: Shrunk, store: Store, name: str) -> Entry:
 
 def _ruled_out(draft: Draft, made: Prepared) -> bool:
     made.ruled_out = broken(draft.conditions, made.found, draft.targets)
+    if not made.ruled_out and beaten(draft.minimized, draft.front, made.found):
+        made.ruled_out = BEATEN
     return bool(made.ruled_out)
 
 

@@ -75,11 +75,16 @@ class Crew:
 
 class Scene:
     def __init__(
-        self, folder: Path, constraints: tuple[str, ...] = (), trials: int = 6, retries: int = 2
+        self,
+        folder: Path,
+        constraints: tuple[str, ...] = (),
+        trials: int = 6,
+        retries: int = 2,
+        minimize: str = "latency,error",
     ) -> None:
         coupling = couple(trace(small.build(), (torch.randn(1, 8),)), ())
         self.names = tuple(t.name for t in TARGETS)
-        minimized = objectives(("latency,error",), "observed", self.names)
+        minimized = objectives((minimize,), "observed", self.names)
         rules = Rules(
             minimized, conditions(constraints, "observed", self.names), trials, retries=retries, carried=True
         )
@@ -278,3 +283,38 @@ def test_a_search_killed_between_two_devices_measures_the_second_only(tmp_path: 
 def test_settings_of_the_ground_are_not_what_is_varied():
     assert dataclasses.replace(Settings(), macs=0.5).price_mix is None
     assert MODEL.endswith(".onnx")
+
+
+def test_what_cannot_beat_the_front_any_more_is_not_measured(tmp_path: Path):
+    scene = Scene(tmp_path, trials=40, minimize="macs,certified_error")
+    plain = scene.make
+
+    def make(draft: Draft) -> Any:
+        made = plain(draft)
+        # the first net has the best certificate; every other was seen to be worse inside the domain, and
+        # among themselves the larger are the better ones
+        first = draft.widths == scene.crew.asked[0].job.widths
+        made.found |= {"seen_in_domain": 0.0 if first else 0.2}
+        made.found |= {"certified_error": 0.1 if first else 0.3 / made.found["macs"]}
+        return made
+
+    scene.crew.make = make
+    scene.conductor.run()
+    least = dict(scene.crew.asked[0].job.known)["macs"]
+    out = [r for r in scene.records() if r.state == "ruled out"]
+    assert out
+    assert all(r.found["macs"] >= least and "front" in r.reason for r in out)
+    measured = {task.trial for task in scene.crew.asked if task.device}
+    assert not measured & {r.number for r in out}
+    larger = {r.number for r in scene.records() if r.found.get("macs", 0) >= least and r.state != "repeated"}
+    assert larger == {0, *(r.number for r in out)}
+    # to lose against the front breaks no constraint, and the book says why
+    kept = [(r, c) for r, c in scene.conductor.book.kept() if r.state == "ruled out"]
+    assert len(kept) == len(out)
+    assert all(not any(value > 0 for value in constraints.values()) for _, constraints in kept)
+
+
+def test_a_net_is_made_where_a_device_may_still_tell_something_new(tmp_path: Path):
+    scene = Scene(tmp_path, trials=20)
+    scene.conductor.run()
+    assert "ruled out" not in scene.conductor.counts

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeprune.errors import UsageError
-from edgeprune.search.objectives import condition, conditions, objectives, pick
+from edgeprune.search.objectives import beaten, condition, conditions, objectives, pick
 
 TARGETS = ("phone", "board")
 
@@ -113,3 +113,33 @@ def test_a_pick_makes_the_objective_least_that_it_says_nothing_about():
         pick(" ", "observed", ("phone",), minimized)
     with pytest.raises(UsageError, match="least accuracy"):
         pick("least accuracy", "observed", ("phone",), minimized)
+
+
+def test_what_is_at_least_so_is_never_above_what_is_found_later():
+    named = objectives(
+        ("macs,observed_error,certified_error,latency,statistical_error",), "observed", ("cpu",)
+    )
+    early = {"macs": 0.5, "observed_error": 0.2, "seen_in_domain": 0.1}
+    late = {
+        **early,
+        "observed_error": 0.3,
+        "certified_error": 0.4,
+        "latency@cpu": 0.6,
+        "statistical_error": 0.3,
+    }
+    assert [o.floor(early) for o in named] == [0.5, 0.2, 0.1, 0.0, 0.0]
+    assert all(o.floor(early) <= late[o.key] for o in named)
+
+
+def test_a_trial_is_beaten_only_where_nothing_that_may_come_could_save_it():
+    counted = objectives(("macs,certified_error",), "observed", ("cpu",))
+    found = {"macs": 0.5, "seen_in_domain": 0.2}
+    assert beaten(counted, [(0.4, 0.2)], found)
+    assert beaten(counted, [(0.9, 0.1), (0.5, 0.2)], found)
+    assert not beaten(counted, [(0.4, 0.3), (0.6, 0.1)], found)
+    assert not beaten(counted, [], found)
+    assert not beaten(counted, [(0.4, 0.0)], {"macs": 0.5})  # of the error nothing is known
+    timed = objectives(("latency,observed_error",), "observed", ("cpu",))
+    assert not beaten(
+        timed, [(0.01, 0.0)], {"observed_error": 9.0, "latency@cpu": 0.5}
+    )  # a device may differ
