@@ -2,7 +2,8 @@
 
     python emulated.py JOB SECONDS OUTPUTS [FILE]
 
-Latency is in proportion to the size of the file. A FILE of text names what happens: `die` ends the process.
+Latency is in proportion to the size of the file. If FILE is there, the process dies; if `once` stands in it,
+then only the first that finds it.
 Standard library and numpy only, so that a job costs little.
 """
 
@@ -20,6 +21,8 @@ import numpy as np
 def main(folder: str, seconds: str, outputs: str, order: str = "") -> None:
     job = json.loads(Path(folder, "job.json").read_text(encoding="utf-8"))
     if order and Path(order).is_file():
+        if Path(order).read_text(encoding="utf-8") == "once":
+            Path(order).unlink()
         os._exit(9)
     time.sleep(float(seconds))
     sizes = {name: Path(folder, path).stat().st_size / 1e5 for name, path in job["models"].items()}

@@ -11,13 +11,18 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import emulated
+import optuna
 import pytest
+import searches
+from terminal import Terminal
 from wanted import missing
 
 from edgeprune.errors import UsageError
+from edgeprune.search.place import JOURNAL
 from edgeprune.search.space import Space
 from edgeprune.search.study import Book, Desk
-from edgeprune.search_record import TrialRecord
+from edgeprune.search_record import SearchRecord, TrialRecord
 
 SPACE = Space(("linear-16", "linear-12"), ("gram", "magnitude"))
 MINIMIZED = ["latency@cpu", "observed_error"]
@@ -87,6 +92,34 @@ def _used(storage: str, name: str) -> None:
 @pytest.mark.slow
 def test_a_study_in_postgresql(server: str):
     _used(server, "edgeprune")
+
+
+@pytest.mark.slow
+def test_a_whole_search_lives_in_postgresql(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    searches.samples(tmp_path)
+    target, output = emulated.target(tmp_path), tmp_path / "out"
+    terminal = Terminal(monkeypatch, capsys)
+    kept = ("--workers", "0", "--storage", server, "--study", "whole")
+    first = terminal(*searches.command(tmp_path, target, output, "--trials", "1", *kept)[3:])
+    assert first.code == 0, first.err
+    assert not (output / JOURNAL).exists()
+    study = optuna.load_study(
+        study_name="whole", storage=server.replace("postgresql://", "postgresql+psycopg://")
+    )
+    assert [t.state.name for t in study.trials] == ["COMPLETE"]
+    again = terminal(*searches.command(tmp_path, target, output, "--trials", "2", *kept)[3:])
+    assert again.code == 0, again.err
+    record = SearchRecord.load(output)
+    assert sum(record.counts.values()) == 2
+    assert record.measurements == {"emulated": 1}  # the first was not measured again
+    assert [t.number for t in record.trials] == [0, 1]
+    other = terminal(*searches.command(tmp_path, target, output, "--minimize", "size,error", *kept)[3:])
+    assert other.code == 2
+    assert "another search" in other.err
 
 
 @pytest.mark.slow
