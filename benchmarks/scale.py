@@ -9,6 +9,7 @@ leases, processes, store and study are the real ones. Overhead is the time of a 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import tempfile
@@ -93,13 +94,15 @@ class Ready(Local):
             super().submit(task)
 
     ready: deque[Task]
+    known: dict[int, dict[str, float]]
 
     def finished(self, timeout_s: float) -> list[Done]:
         """Nets that were asked for, and measurements that ended."""
         if not self.ready:
             return super().finished(timeout_s)
         task = self.ready.popleft()
-        found = {"observed_error": 1.0, "size_bytes": 100.0, "size": 0.5, **dict(task.job.known)}
+        self.known[task.trial] = known = dict(task.job.known)
+        found = {"observed_error": 1.0, "size_bytes": 100.0, "size": 0.5, **known}
         content = repr((task.trial, task.job.widths)).encode()
         made = Prepared(found, model=content, sha256=content.hex())
         return [Done(task, made, None, False, "ready", time.time(), time.time())]
@@ -117,7 +120,9 @@ class Instant(Ready):
         if not self.ready or isinstance(self.ready[0].job, Draft):
             return super().finished(timeout_s)
         task = self.ready.popleft()
-        found = {"latency@emulated": 0.5 + 0.4 * (task.trial * 0.618 % 1), "observed_error@emulated": 1.0}
+        known = self.known.pop(task.trial)
+        found = {"latency@emulated": known["macs"] * (1 + 0.02 * (task.trial * 0.618 % 1))}
+        found["observed_error@emulated"] = 1 + known["expected_error"]
         now = time.time()
         return [
             Done(
@@ -149,9 +154,9 @@ def conductor(
     varied = space(found, settings, Wishes(methods=("gram",)), True)
     keys = [objective.key for objective in told.minimized]
     book = Book.open(folder / journal, "edgeprune", keys, varied, "scale")
-    desk = Desk(varied, 2, "tpe", 0, varied.first())
+    desk = Desk(varied, 2, "tpe", 0, varied.first(trials))
     counts = desk.resume(book.records())
-    crew.ready = deque()
+    crew.ready, crew.known = deque(), {}
     crew.begin(found.subject, Package(File(str(original.path(ORIGINAL))), File(str(samples.path(SAMPLES)))))
     return Conductor(found, told, varied, desk, book, store, crew, lambda _: None, counts)
 
@@ -178,21 +183,25 @@ def devices(counts: tuple[int, ...], seconds: float, each: int) -> list[Row]:
 
 
 def finished(trials: int) -> list[Row]:
-    """Overhead a trial, and how a search begins that has many trials behind it."""
-    process = psutil.Process(os.getpid())
+    """Overhead a trial, memory, and how a search begins that has many trials behind it."""
+    process, rows, before = psutil.Process(os.getpid()), list[Row](), 0
     with tempfile.TemporaryDirectory(prefix="edgeprune-scale-") as name:
         folder = Path(name)
-        marks = [trials // 10, trials]
-        rows = []
-        for mark, before in zip(marks, [0, *marks[:-1]], strict=True):
-            search = conductor(folder, Instant(0, {"emulated": 1}), mark, 0.0)
-            started = time.monotonic()
+        search = conductor(folder, Instant(0, {"emulated": 1}), trials, 0.0)
+        for mark in (trials // 10, trials // 2, trials):
+            search.rules = dataclasses.replace(search.rules, trials=mark)
+            wall, busy = time.monotonic(), time.process_time()
             search.run()
-            took = 1e3 * (time.monotonic() - started) / (mark - before)
-            rows.append(Row("search", "overhead", f"{mark} trials", "a trial", round(took, 2), "ms", 0))
-            memory = process.memory_info().rss / 2**20
-            rows.append(Row("search", "memory", f"{mark} trials", "resident", round(memory, 1), "MiB", 0))
-            print(f"{mark} trials: {took:.1f} ms a trial, {memory:.0f} MiB", flush=True)
+            told = [
+                ("overhead", "a trial", 1e3 * (time.monotonic() - wall) / (mark - before), "ms"),
+                ("processor time", "a trial", 1e3 * (time.process_time() - busy) / (mark - before), "ms"),
+                ("memory", "resident", process.memory_info().rss / 2**20, "MiB"),
+                ("front", "points", len(search.desk.best), ""),
+            ]
+            rows += [Row("search", m, f"{mark} trials", f, round(v, 1), u, 0) for m, f, v, u in told]
+            print(f"{mark} trials: " + ", ".join(f"{m} {v:.1f} {u}" for m, _, v, u in told), flush=True)
+            before = mark
+        search.book.close()
         started = time.monotonic()
         again = conductor(folder, Instant(0, {"emulated": 1}), trials, 0.0)
         took = time.monotonic() - started
@@ -205,18 +214,19 @@ def finished(trials: int) -> list[Row]:
 def main() -> None:
     """Measure, print, and keep."""
     parser = options(__doc__)
+    parser.add_argument("--only", choices=("devices", "trials"), help="only this part")
     parser.add_argument(
         "--trials", type=int, default=10_000, metavar="N", help="finished trials at the end [default: 10000]"
     )
     asked = parser.parse_args()
     counts = DEVICES[:2] if asked.quick else DEVICES
-    rows = [
-        *environment_rows(),
-        *devices(counts, 0.3 if asked.quick else SECONDS, 2 if asked.quick else EACH),
-    ]
+    rows = environment_rows()
+    if asked.only != "trials":
+        rows += devices(counts, 0.3 if asked.quick else SECONDS, 2 if asked.quick else EACH)
     if asked.json:
         save(asked.json, rows)
-    rows += finished(200 if asked.quick else asked.trials)
+    if asked.only != "devices":
+        rows += finished(200 if asked.quick else asked.trials)
     if asked.json:
         save(asked.json, rows)
 

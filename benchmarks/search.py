@@ -1,28 +1,37 @@
 """What a search finds: the hypervolume of its front against random search and uniform ratios.
 
-    python -m benchmarks.search [--quick] [--json FILE] [--subject NAME] [--measurements N]
+    python -m benchmarks.search [--quick] [--json FILE] [--subject NAME] [--measurements N] [--seeds N]
+                                [--device counted|cpu]
 
-Three ways to spend the same number of trials on this machine's CPU, one thread: Optuna's TPE over the space
-of a search; the same space at random; and `gram` at evenly spaced uniform ratios of the channels. Objectives
-are the latency ratio and the largest output error; the reference point is (1, the largest error of any net of
-the subject), and volumes are shares of the box between it and (0, 0). A net that comes up again costs no
-measurement, so the number of measurements stands beside each volume. The seconds are what each step took, of
-all three ways together. Subjects whose weights are not here are left out.
+Three ways to spend the same number of measurements: the search as it is by default; the same space at random;
+and `gram` at evenly spaced uniform ratios of the channels. A net that comes up again costs none. Objectives
+are the latency ratio and the largest output error; the reference point is (1, the largest output of the
+original), and volumes are shares of the box between it and (0, 0).
+
+The counted device (`search_roofline`) has no noise and needs no quiet machine, so every way is tried with
+several seeds (uniform ratios have none). `--device cpu` exports every net and measures it on this machine's
+CPU, one thread. The seconds are what each step took, of all ways together. Subjects whose weights are not
+here are left out.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import shutil
 import tempfile
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from benchmarks import crepe
-from benchmarks.harness import Row, environment_rows, options, save
-from edgeprune.budget import Budget
+from benchmarks.harness import ENVIRONMENT, Row, environment_rows, load, options, save
+from benchmarks.search_roofline import Nets, Roofline, seconds
+from edgeprune.budget import Budget, cost
 from edgeprune.config import Settings
 from edgeprune.errors import EdgepruneError
 from edgeprune.models import Loaded, from_module, load_model
@@ -35,10 +44,11 @@ from edgeprune.search.ground import Ground, Rules
 from edgeprune.search.objectives import objectives
 from edgeprune.search.store import Store
 from edgeprune.search.study import Book, Desk
-from edgeprune.search.work import File, Package
+from edgeprune.search.work import Draft, File, Package
 from edgeprune.search.workers import Local
 from edgeprune.stages.allocate import allocate
 
+NAME = "brief"
 TARGET = """
 name = "brief"
 description = "this CPU, one thread, measured briefly"
@@ -51,12 +61,16 @@ pairs = 60
 budget_s = 30
 """
 WAYS = ("search", "random", "uniform")
+NARROWEST = 0.05
+"""Of the uniform ratios."""
+MOST_TRIALS = 10
+"""Times the measurements; repeated nets count as trials only."""
 
 
 def lenet(folder: Path) -> tuple[Loaded, Settings]:
     """LeNet-300-100 on MNIST."""
     return load_model("edgeprune.demo.lenet:build"), Settings(
-        model="edgeprune.demo.lenet:build", calibration="mnist", samples=1024
+        model="edgeprune.demo.lenet:build", calibration="mnist", samples=512
     )
 
 
@@ -66,17 +80,17 @@ def resnet(folder: Path) -> tuple[Loaded, Settings]:
     spec = "benchmarks.resnet20:build"
     digits = find_calibration("mnist").load()
     path = folder / "digits.npz"
-    images = np.concatenate([digits.fit[0][:512], digits.holdout[0][:256]]).reshape(-1, 1, 28, 28)
+    images = np.concatenate([digits.fit[0][:96], digits.holdout[0][:64]]).reshape(-1, 1, 28, 28)
     np.savez(path, x=images)
-    return loaded, Settings(model=spec, calibration=str(path), samples=512, multiple=4)
+    return loaded, Settings(model=spec, calibration=str(path), samples=96, multiple=4)
 
 
 def pitch(folder: Path) -> tuple[Loaded, Settings]:
     """CREPE full on synthetic tones."""
     loaded = from_module(crepe.build(), "benchmarks.crepe:build")
     path = folder / "tones.npz"
-    np.savez(path, x=torch.as_tensor(crepe.tones(192, 0)).numpy().astype(np.float32))
-    return loaded, Settings(model="benchmarks.crepe:build", calibration=str(path), samples=128)
+    np.savez(path, x=torch.as_tensor(crepe.tones(96, 0)).numpy().astype(np.float32))
+    return loaded, Settings(model="benchmarks.crepe:build", calibration=str(path), samples=64, multiple=8)
 
 
 SUBJECTS: dict[str, Callable[[Path], tuple[Loaded, Settings]]] = {
@@ -86,76 +100,133 @@ SUBJECTS: dict[str, Callable[[Path], tuple[Loaded, Settings]]] = {
 }
 
 
-class Uniform(Conductor):
-    """The same conduct, with widths that are the same share of every group."""
+@dataclass(slots=True)
+class Measured(Conductor):
+    """The same conduct, ended by a number of measurements."""
+
+    most: int = 0
+
+    def _room(self) -> bool:
+        spent = sum(self.measurements.values()) + len(self.running)
+        return spent < self.most and Conductor._room(self)
+
+
+@dataclass(slots=True)
+class Uniform(Measured):
+    """Widths that are the same share of every group."""
 
     def draft(self, params):  # type: ignore[no-untyped-def]
         """Widths by a share of the channels."""
-        plain = super().draft(params)
-        widths = allocate(
-            self.ground.bench.coupling, Budget("keep", float(params["share"])), self.ground.multiples
-        )
-        return dataclasses.replace(plain, widths=tuple(sorted(widths.items())), method="gram")
+        coupling, whole = self.ground.bench.coupling, self.ground.whole
+        widths = same_share(self.ground, float(params["share"]))
+        left = cost(coupling, {name: np.arange(width) for name, width in widths})
+        known = {
+            "macs": left.macs / whole.macs,
+            "macs_count": float(left.macs),
+            "params": left.params / whole.params,
+            "params_count": float(left.params),
+            "original_bytes": float(self.ground.original[1]),
+        }
+        return Draft("gram", "bottom-up", widths, tuple(known.items()), (), self.ground.names)
 
 
-def spent(
-    way: str, found: Ground, told: Rules, store: Store, package: Package, folder: Path, seed: int
-) -> Conductor:
+def same_share(found: Ground, share: float) -> tuple[tuple[str, int], ...]:
+    """The widths that are a share of every group's."""
+    return tuple(sorted(allocate(found.bench.coupling, Budget("keep", share), found.multiples).items()))
+
+
+def ladder(found: Ground, count: int) -> list[float]:
+    """So many shares, evenly among all that give different nets."""
+    different: dict[tuple[tuple[str, int], ...], float] = {}
+    for share in np.linspace(0.99, NARROWEST, 400):
+        different.setdefault(same_share(found, float(share)), float(share))
+    shares = list(different.values())
+    return [shares[k] for k in np.unique(np.linspace(0, len(shares) - 1, count).round().astype(int))]
+
+
+@dataclass(slots=True)
+class Stage:
+    """A subject that is opened.
+
+    Attributes:
+        nets: what is known of the nets that were made for the counted device.
+        spent: seconds by step.
+    """
+
+    found: Ground
+    store: Path
+    package: Package
+    scale: float
+    nets: Nets = field(default_factory=dict)
+    spent: dict[str, float] = field(default_factory=dict)
+
+
+def opened(name: str, folder: Path) -> Stage:
+    """A subject, with all that its trials share."""
+    started = time.monotonic()
+    target = folder / f"{NAME}.toml"
+    target.write_text(TARGET, encoding="utf-8")
+    loaded, settings = SUBJECTS[name](folder)
+    settings = dataclasses.replace(settings, target=(str(target),), certify=False, simplify=False)
+    store = folder / "store"
+    found, original, samples = begin.ground(loaded, settings, _rules(1), Store(store), silent)
+    package = Package(File(str(original.path(begin.ORIGINAL))), File(str(samples.path(begin.SAMPLES))))
+    scale = max(float(np.abs(y).max()) for y in found.bench.reference)
+    return Stage(found, store, package, scale, spent={"opening": time.monotonic() - started})
+
+
+def _rules(measurements: int) -> Rules:
+    return Rules(objectives(("latency,error",), "observed", (NAME,)), (), MOST_TRIALS * measurements)
+
+
+def spent(way: str, stage: Stage, measurements: int, seed: int, device: str) -> Conductor:
     """One way, with that many measurements."""
-    settings = found.settings
-    wishes = begin.Wishes(methods=() if way != "uniform" else ("gram",))
-    space = begin.space(found, settings, wishes, False)
-    keys = [objective.key for objective in told.minimized]
-    book = Book.open(folder / f"{way}.journal", "edgeprune", keys, space, way)
-    first = space.first() if way == "search" else []
+    found, told = stage.found, _rules(measurements)
+    space = begin.space(found, found.settings, begin.Wishes(), False)
+    first = space.first(measurements) if way == "search" else []
     if way == "uniform":
-        shares = np.linspace(1, 0.05, told.trials + 1)[1:]
-        first = [{**space.first()[0], "share": float(share)} for share in shares]
-    desk = Desk(space, len(keys), "tpe" if way == "search" else "random", seed, first)
-    crew = Local(1, {"brief": 1})
-    crew.begin(found.subject, package)
-    kind = Uniform if way == "uniform" else Conductor
-    conductor = kind(found, told, space, desk, book, store, crew, lambda _: None, {})
-    try:
-        conductor.run()
-    finally:
-        crew.close()
-        book.close()
+        first = [{**space.first()[0], "share": share} for share in ladder(found, measurements)]
+        told = dataclasses.replace(told, trials=len(first))
+    with tempfile.TemporaryDirectory(prefix="edgeprune-search-") as name:
+        folder = Path(name)
+        shutil.copytree(stage.store, folder / "store")  # nothing is known from another way
+        book = Book.open(folder / "journal", "edgeprune", [o.key for o in told.minimized], space, way)
+        desk = Desk(space, len(told.minimized), "tpe" if way == "search" else "random", seed, first)
+        whole = seconds(found.whole.macs, found.whole.params)
+        crew = Roofline(found.bench, NAME, whole, stage.nets) if device == "counted" else Local(1, {NAME: 1})
+        crew.begin(found.subject, stage.package)
+        kind = Uniform if way == "uniform" else Measured
+        store = Store(folder / "store")
+        conductor = kind(found, told, space, desk, book, store, crew, lambda _: None, {}, most=measurements)
+        try:
+            conductor.run()
+        finally:
+            crew.close()
+            book.close()
     return conductor
 
 
-def measured(name: str, measurements: int, seed: int) -> list[Row]:
+def measured(name: str, asked: argparse.Namespace) -> list[Row]:
     """The figures of a subject."""
+    rows, counted = list[Row](), asked.device == "counted"
     with tempfile.TemporaryDirectory(prefix="edgeprune-search-") as temporary:
-        folder = Path(temporary)
-        target = folder / "brief.toml"
-        target.write_text(TARGET, encoding="utf-8")
-        loaded, settings = SUBJECTS[name](folder)
-        settings = dataclasses.replace(settings, target=(str(target),), certify=False, seed=seed)
-        told = Rules(objectives(("latency,error",), "observed", ("brief",)), (), measurements)
-        seconds: dict[str, float] = {}
-        fronts, worst, counts = {}, 0.0, {}
+        stage = opened(name, Path(temporary))
         for way in WAYS:
-            store = Store(folder / way)  # nothing is known from another way
-            found, original, samples = begin.ground(loaded, settings, told, store, silent)
-            package = Package(
-                File(str(original.path(begin.ORIGINAL))), File(str(samples.path(begin.SAMPLES)))
-            )
-            done = spent(way, found, told, store, package, folder, seed)
-            points = [t.values for t in done.desk.latest if t.values]
-            fronts[way], counts[way] = points, sum(done.measurements.values())
-            worst = max([worst, *(p[1] for p in points)])
-            for step, took in done.seconds.items():
-                seconds[step] = seconds.get(step, 0.0) + took
-    rows = []
-    for way, points in fronts.items():
-        volume = hypervolume(points, (1.0, worst)) / worst
-        rows.append(Row(name, way, "", "hypervolume", round(volume, 4), "", seed))
-        rows.append(Row(name, way, "", "measurements", counts[way], "", seed))
-        print(f"{name}, {way}: hypervolume {volume:.4f}, {counts[way]} measurements", flush=True)
-    for step, took in seconds.items():
-        rows.append(Row(name, "time", "", step, round(took, 2), "s", seed))
-        print(f"{name}: {step} {took:.1f} s", flush=True)
+            for seed in range(1 if way == "uniform" or not counted else asked.seeds):
+                started = time.monotonic()
+                done = spent(way, stage, asked.measurements, seed, asked.device)
+                took, points = time.monotonic() - started, [t.values for t in done.desk.latest if t.values]
+                volume = hypervolume(points, (1.0, stage.scale)) / stage.scale
+                count = sum(done.measurements.values())
+                rows.append(Row(name, way, asked.device, "hypervolume", round(volume, 4), "", seed))
+                rows.append(Row(name, way, asked.device, "measurements", count, "", seed))
+                told = f"hypervolume {volume:.4f}, {count} measurements, {took:.0f} s"
+                print(f"{name}, {way}, seed {seed}: {told}", flush=True)
+                for step, took in done.seconds.items():
+                    stage.spent[step] = stage.spent.get(step, 0.0) + took
+        for step, took in stage.spent.items():
+            rows.append(Row(name, "time", asked.device, step, round(took, 2), "s", 0))
+    print(f"{name}: " + ", ".join(f"{step} {took:.1f} s" for step, took in stage.spent.items()), flush=True)
     return rows
 
 
@@ -163,13 +234,21 @@ def main() -> None:
     """Measure, print, and keep."""
     parser = options(__doc__)
     parser.add_argument("--subject", choices=sorted(SUBJECTS), help="only this one")
+    parser.add_argument("--device", choices=("counted", "cpu"), default="counted", help="[default: counted]")
     parser.add_argument("--measurements", type=int, default=24, metavar="N", help="of each way [default: 24]")
+    parser.set_defaults(seeds=3)
     asked = parser.parse_args()
-    names = [asked.subject] if asked.subject else ["LeNet-300-100"] if asked.quick else list(SUBJECTS)
-    rows = environment_rows()
+    if asked.quick:
+        asked.measurements, asked.seeds, asked.subject = 8, 1, asked.subject or "LeNet-300-100"
+    names = [asked.subject] if asked.subject else list(SUBJECTS)
+    kept = load(asked.json) if asked.resume and asked.json and asked.json.is_file() else []
+    others = [
+        r for r in kept if r.subject != ENVIRONMENT and (r.subject not in names or r.size != asked.device)
+    ]
+    rows = [*environment_rows(), *others]
     for name in names:
         try:
-            rows += measured(name, 4 if asked.quick else asked.measurements, 0)
+            rows += measured(name, asked)
         except (EdgepruneError, ImportError) as error:
             print(f"{name}: left out ({error})", flush=True)
         if asked.json:

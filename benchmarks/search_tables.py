@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 from benchmarks.harness import ENVIRONMENT, Row, Table, environment_line, number
@@ -10,21 +11,30 @@ TIME = "time"
 
 
 def ways(rows: Sequence[Row]) -> Table:
-    """A line per subject and way to spend trials: the front's hypervolume, and the measurements it took."""
+    """A line per subject, device and way to spend measurements: hypervolumes over the seeds, and seconds."""
     figures = [row for row in rows if row.subject not in (ENVIRONMENT, "")]
-    found = {(r.subject, r.method, r.figure): r.value for r in figures}
+    ways = dict.fromkeys((r.subject, r.size, r.method) for r in figures if r.method != TIME)
     lines = [
-        (f"{subject}, {way}", f"{found[subject, way, 'hypervolume']:.3f}",
-         str(found[subject, way, "measurements"]))
-        for subject, way in dict.fromkeys((r.subject, r.method) for r in figures if r.method != TIME)
-    ]  # fmt: skip
-    spent = [
-        f"{subject}: " + ", ".join(f"{r.figure} {number(float(r.value))} s" for r in mine)
-        for subject in dict.fromkeys(r.subject for r in figures)
-        if (mine := [r for r in figures if (r.subject, r.method) == (subject, TIME)])
+        (*key, _spread(figures, key, "hypervolume"), _spread(figures, key, "measurements")) for key in ways
     ]
-    caption = f"Seconds by step, all ways together: {'; '.join(spent)}. " if spent else ""
-    return Table(("net, way", "hypervolume", "measurements"), tuple(lines), caption + environment_line(rows))
+    spent = [
+        f"{subject}, {device}: " + ", ".join(f"{r.figure} {number(float(r.value))} s" for r in mine)
+        for subject, device in dict.fromkeys((r.subject, r.size) for r in figures)
+        if (mine := [r for r in figures if (r.subject, r.size, r.method) == (subject, device, TIME)])
+    ]
+    caption = f"Seconds by step, all ways and seeds together: {'; '.join(spent)}. " if spent else ""
+    columns = ("net", "device", "way", "hypervolume", "measurements")
+    return Table(columns, tuple(lines), caption + environment_line(rows))
+
+
+def _spread(rows: Sequence[Row], key: tuple[str, str, str], figure: str) -> str:
+    """The median over the seeds, and the least and largest where they differ."""
+    values = sorted(
+        float(r.value) for r in rows if ((r.subject, r.size, r.method), r.figure) == (key, figure)
+    )
+    form = "{:.0f}" if all(value == int(value) for value in values) else "{:.3f}"
+    ends = f" ({form.format(values[0])} to {form.format(values[-1])})" if values[0] < values[-1] else ""
+    return form.format(statistics.median(values)) + ends
 
 
 def scaled(rows: Sequence[Row]) -> Table:
