@@ -136,7 +136,8 @@ def test_the_report_of_a_chosen_run_has_the_front_to_explore(tmp_path: Path) -> 
 
 
 def test_only_the_report_of_a_chosen_run_has_a_script() -> None:
-    assert "script" not in of_run(full_run())
+    assert "<script" not in of_run(full_run())
+    assert "script-src" not in of_run(full_run())
     text = of_run(full_run(), _record())
     assert text.count("<script") == 2
     assert "script-src" in text
