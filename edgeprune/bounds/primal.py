@@ -130,8 +130,9 @@ def ascended(
 def _climbed(one: _Lifted, region: Region, ascent: Ascent) -> Tensor:
     """Moments (inputs, rows, 1 + directions) where the relaxation is near its maximum."""
     generator = torch.Generator().manual_seed(ascent.seed)
-    shape = (one.rows.shape[1], len(one.a), 1 + DIRECTIONS)
-    y = torch.randn(shape, generator=generator, dtype=torch.float32)
+    # one start for all rows: what is found for a row does not depend on the rows beside it
+    shape = (one.rows.shape[1], 1, 1 + DIRECTIONS)
+    y = torch.randn(shape, generator=generator, dtype=torch.float32).expand(-1, len(one.a), -1)
     y = _inside(y * (0.5 / math.sqrt(1 + DIRECTIONS)), one.scale, region, one.beta)
     descent_m, descent_v = torch.zeros_like(y), torch.zeros_like(y)
     for step in range(ascent.steps):

@@ -300,8 +300,8 @@ def bound_option(*names: str) -> Callable[[CommandT], CommandT]:
         *names,
         "bound",
         multiple=True,
-        type=click.Choice(["intervals", "crown", "quadratic"]),
-        help="A bound over the whole domain, repeatable; quadratic is the tightest and slowest "
+        type=click.Choice(["intervals", "crown", "quadratic", "branches"]),
+        help="A bound over the whole domain, repeatable; quadratic and branches are the tightest and slowest "
         "[default: intervals, crown].",
     )
 
@@ -329,7 +329,7 @@ certify_options = together(
         "--jobs",
         type=int,
         metavar="N",
-        help=f"Threads that share a bound's outputs among them; a bound may differ in its third digit with "
+        help=f"Threads that share a bound's outputs among them; a bound may differ in its last digits with "
         f"another number [default: {DEFAULT.jobs}].",
     ),
     click.option(
