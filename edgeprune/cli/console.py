@@ -14,6 +14,8 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 ItemT = TypeVar("ItemT")
 EVERY_S = 10.0
@@ -60,7 +62,24 @@ def show(*renderables: RenderableType) -> None:
 
 
 class Bars:
-    """A `Progress` that draws bars on a terminal and writes a line now and then elsewhere."""
+    """A `Progress` that draws bars on a terminal and writes a line now and then elsewhere.
+
+    What is told between two items stands behind the bar's own words.
+    """
+
+    def __init__(self) -> None:
+        self._shown: tuple[RichProgress, TaskID, str] | None = None
+        self._words = ""
+        self._last = time.monotonic()
+
+    def tell(self, said: str) -> None:
+        """Show how far the present item has come; from any thread."""
+        if self._shown is not None:
+            drawn, task, description = self._shown
+            drawn.update(task, description=f"{description}: {said}")
+        elif self._words and time.monotonic() - self._last > EVERY_S:
+            self._last = time.monotonic()
+            click.echo(f"{self._words}: {said}", err=True)
 
     def __call__(self, iterable: Iterable[ItemT], description: str, total: int | None) -> Iterable[ItemT]:
         """The same items, shown as they pass."""
@@ -70,11 +89,10 @@ class Bars:
         return (
             self._drawn(iterable, description, total)
             if sys.stderr.isatty()
-            else _told(iterable, description, total)
+            else self._told(iterable, description, total)
         )
 
-    @staticmethod
-    def _drawn(iterable: Iterable[ItemT], description: str, total: int | None) -> Iterator[ItemT]:
+    def _drawn(self, iterable: Iterable[ItemT], description: str, total: int | None) -> Iterator[ItemT]:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as RichProgress
@@ -87,15 +105,23 @@ class Bars:
             TimeElapsedColumn(),
         )
         with RichProgress(*columns, console=Console(stderr=True), transient=True) as drawn:
-            yield from drawn.track(iterable, total=total, description=description)
+            before, task = self._shown, drawn.add_task(description, total=total)
+            self._shown = drawn, task, description
+            try:
+                yield from drawn.track(iterable, total=total, task_id=task)
+            finally:
+                self._shown = before
 
-
-def _told(iterable: Iterable[ItemT], description: str, total: int | None) -> Iterator[ItemT]:
-    started = last = time.monotonic()
-    click.echo(f"{description} …", err=True)
-    for done, item in enumerate(iterable):
-        if time.monotonic() - last > EVERY_S:
-            last = time.monotonic()
-            of = f" of {total}" if total else ""
-            click.echo(f"{description}: {done}{of}, {last - started:.0f} s", err=True)
-        yield item
+    def _told(self, iterable: Iterable[ItemT], description: str, total: int | None) -> Iterator[ItemT]:
+        started = self._last = time.monotonic()
+        click.echo(f"{description} …", err=True)
+        before, self._words = self._words, description
+        try:
+            for done, item in enumerate(iterable):
+                if time.monotonic() - self._last > EVERY_S:
+                    self._last = time.monotonic()
+                    of = f" of {total}" if total else ""
+                    click.echo(f"{description}: {done}{of}, {self._last - started:.0f} s", err=True)
+                yield item
+        finally:
+            self._words = before
