@@ -4,10 +4,10 @@
 
 Each net (linear, convolutional, with batch norm, residuals, max-pools, gates, attention; eleven activations)
 gets a random plan, weights moved at random behind it, and a random domain (box, box around a point, l2 ball,
-both, ellipsoid, mean-free frames, given points). Difference intervals, Δ-CROWN and Δ-CROWN with quadratic
-layers are held against samples of the domain, extreme points and gradient ascent. A case is one input of one
-net against one bound: 400 nets make more than 200 000. With --log each net is written as it ends, and a
-second run goes on behind the last one. A violation prints the seed and ends with exit code 1.
+both, ellipsoid, mean-free frames, given points). Difference intervals, Δ-CROWN, Δ-CROWN with quadratic
+layers and with branches are held against samples of the domain, extreme points and gradient ascent. A case
+is one input of one net against one bound: 400 nets make more than 200 000. With --log each net is written as
+it ends, and a second run goes on behind the last one. A violation prints the seed and ends with exit code 1.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ EFFORTS = {
     "Δ-CROWN": Effort(budget_s=20.0, steps=0),
     "Δ-CROWN, no symbols, optimised": Effort(budget_s=20.0, steps=5, symbols=0),
     "Δ-CROWN, quadratic": Effort(budget_s=20.0, steps=0, quadratic=True),
+    "Δ-CROWN, branches": Effort(budget_s=20.0, steps=3, branches=16),
 }
 KINDS = ("linear", "linear", "conv", "residual", "pooled", "gate", "attention")
 

@@ -154,7 +154,7 @@ class Settings:
     target: tuple[str, ...] = ("cpu",)
     latency: bool = True
     certify: bool = True
-    bound: tuple[Literal["intervals", "crown", "quadratic"], ...] = ("intervals", "crown")
+    bound: tuple[Literal["intervals", "crown", "quadratic", "branches"], ...] = ("intervals", "crown")
     budget_s: float = 60.0
     jobs: int = 1
     robust: float | None = None

@@ -19,21 +19,23 @@ from edgeprune.bounds.crown import Effort, crown
 from edgeprune.bounds.differential import difference, enclose
 from edgeprune.domains import Box, Domain
 from edgeprune.errors import UnsupportedOperation
-from edgeprune.progress import Progress
+from edgeprune.progress import Progress, Tell, teller
 from edgeprune.regions import Points
 from edgeprune.twins import Pair
 
-Method = Literal["intervals", "crown", "quadratic"]
+Method = Literal["intervals", "crown", "quadratic", "branches"]
 
 SOURCES: dict[Method, str] = {
     "intervals": "Paulsen et al. 2020, extended to other widths and compensation",
     "crown": "Δ-CROWN: Zhang et al. 2018, on both nets and their difference (edgeprune.bounds.backward)",
     "quadratic": "Δ-CROWN with Shor-dual layer certificates (edgeprune.bounds.quadratic)",
+    "branches": "Δ-CROWN with branch and bound over sides of ReLU units (edgeprune.bounds.branching)",
 }
 NAMES: dict[Method, str] = {
     "intervals": "difference intervals",
     "crown": "Δ-CROWN",
     "quadratic": "Δ-CROWN with quadratic layers",
+    "branches": "Δ-CROWN by branches",
 }
 
 
@@ -54,18 +56,35 @@ class Proof:
 
     methods: tuple[Method, ...] = ("intervals", "crown")
     budget_s: float = 60.0
-    passes: int = 3
+    passes: int = 4
     jobs: int = 1
     radius: float | None = None
     balls: int = 100
     local: bool = False
 
 
-PASSES: tuple[tuple[bool, int], ...] = ((False, 0), (True, 20), (True, 100))
-"""Of the linear bounds: whether unstable units are bounded again, and steps of the optimisation."""
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One pass of a linear bound.
 
-DEARER = (1.0, 4.0, 4.0)
-"""How many times the time of the pass before each is expected to take."""
+    Attributes:
+        refine: bound unstable units again.
+        steps: of the optimisation.
+        branches: cuts of the domain.
+        dearer: how many times the time of the pass before it is expected to take.
+    """
+
+    refine: bool
+    steps: int
+    branches: int = 0
+    dearer: float = 4.0
+
+
+PASSES = (Pass(False, 0), Pass(True, 20), Pass(True, 100))
+"""Of the linear bounds."""
+
+BRANCHES = (Pass(False, 0), Pass(True, 20), Pass(True, 20, 64, 3.0), Pass(True, 20, 4096, 2.0))
+"""Of branch and bound: the last one lasts until the budget is spent, or there is nothing to cut."""
 
 BEYOND = "the bounds grew beyond all numbers"
 
@@ -104,7 +123,7 @@ def bounded(
             worst = _largest([_by_intervals(pair, part, batch) for part in parts])
             return Bounded(worst, "" if worst is not None else BEYOND)
         best, passes = math.inf, 0
-        for effort, words in _efforts(method, proof):
+        for effort, words in _efforts(method, proof, teller(progress)):
             so_far = f", at most {best:.4g} so far" if math.isfinite(best) else ""
             each = progress(parts, f"certifying: {NAMES[method]}, {words}{so_far}", len(parts))
             found = [crown(pair.twins, p, pair.shapes, pair.inputs, pair.outputs, effort).linf for p in each]
@@ -131,20 +150,26 @@ def _parts(domains: Sequence[Domain]) -> list[Sequence[Domain]] | None:
     return [[Box.around(point, 0.0)] for point in points.points]
 
 
-def _efforts(method: Method, proof: Proof) -> Iterator[tuple[Effort, str]]:
+def _efforts(method: Method, proof: Proof, tell: Tell) -> Iterator[tuple[Effort, str]]:
     """Passes, for as long as the next one can be expected to end within the budget."""
     began = last = time.monotonic()
-    for k, (refine, steps) in enumerate(PASSES[: proof.passes]):
+    planned = (BRANCHES if method == "branches" else PASSES)[: proof.passes]
+    for k, one in enumerate(planned):
         now = time.monotonic()
         left = proof.budget_s - (now - began)
-        if k and left < DEARER[k] * (now - last) * (k > 1):
+        if k and left < one.dearer * (now - last) * (k > 1):
             return
         last = now
-        quadratic = method == "quadratic" and k > 0
-        yield (
-            Effort(max(left, 0.0), refine=refine, steps=steps, quadratic=quadratic, jobs=proof.jobs),
-            f"pass {k + 1} of {min(proof.passes, len(PASSES))}",
+        effort = Effort(
+            max(left, 0.0),
+            refine=one.refine,
+            steps=one.steps,
+            quadratic=method == "quadratic" and k > 0,
+            jobs=proof.jobs,
+            branches=one.branches,
+            tell=tell,
         )
+        yield effort, f"pass {k + 1} of {len(planned)}"
 
 
 def _largest(found: Sequence[float | None]) -> float | None:

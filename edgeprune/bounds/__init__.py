@@ -11,6 +11,8 @@
     walk           one such walk, a rule for each form
     coefficients   what is walked back: three blocks, and the gauge between them
     peaks          maxima over windows, as the elements that win
+    descent        the free choices of such walks, optimised
+    branching      the domain cut into parts, the worst first
     relax          lines around activations and their differences
     spectral       norms of layers that are really upper bounds
     quadratic      one layer by a quadratic form: what cancels between units is seen

@@ -37,7 +37,48 @@ from edgeprune.forms import (
     Twin,
     restrict,
 )
-from edgeprune.intervals import UNIT_ROUNDOFF
+from edgeprune.intervals import UNIT_ROUNDOFF, Interval
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sides:
+    """A branch: units of a ReLU that are on a known side of zero, row by row; see `branching`.
+
+    Attributes:
+        f: (rows, *shape) above zero where the original's unit is not negative, below where it is not
+            positive, zero where either can be; the sizes are the units of `f_beta`.
+        g: the same in the pruned net.
+        f_beta: (rows, *shape) multipliers β ≥ 0: as f · z ≥ 0 on the branch, β f · z may be added to what is
+            bounded above.
+        g_beta: the same in the pruned net.
+    """
+
+    f: Tensor
+    g: Tensor
+    f_beta: Tensor
+    g_beta: Tensor
+
+    def within(self, h: Reach) -> Reach:
+        """What the units can be on the branch; Δ ties both nets together."""
+        f, g = _sided(h.f, self.f), _sided(h.g, self.g)
+        delta = Interval(h.delta.low.expand(g.shape), h.delta.high.expand(g.shape))
+        on_kept = Reach(f, g, delta, h.kept).f_kept
+        g = _met(g, on_kept - delta)
+        return Reach(f, g, _met(delta, on_kept - g), h.kept)
+
+
+def _sided(z: Interval, side: Tensor) -> Interval:
+    low, high = z.low.expand(side.shape), z.high.expand(side.shape)
+    return Interval(
+        torch.where(side > 0, low.clamp_min(0), low), torch.where(side < 0, high.clamp_max(0), high)
+    )
+
+
+def _met(one: Interval, other: Interval) -> Interval:
+    """What both hold; the first where they hold nothing in common, as on a branch without inputs."""
+    low, high = torch.maximum(one.low, other.low), torch.minimum(one.high, other.high)
+    empty = low > high
+    return Interval(torch.where(empty, one.low, low), torch.where(empty, one.high, high))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,11 +89,13 @@ class Tuning:
         f: slopes of the lower lines of the original's ReLU, (rows or 1, *shape).
         g: the same in the pruned net.
         share: θ, how much of the common part is bounded as a function of Δ.
+        sides: the branch that each row is on; None for the whole domain.
     """
 
     f: Tensor
     g: Tensor
     share: Tensor
+    sides: Sides | None = None
 
 
 class Backward:
@@ -81,18 +124,20 @@ class Backward:
         tuning: Mapping[str, Tuning] | None = None,
         *,
         rounded: bool = True,
+        seen: dict[str, Rows] | None = None,
     ) -> Tensor:
         """Upper bounds of linear functions of a node, over the whole domain.
 
         Args:
             tuning: by name of activation; what is not named is chosen here.
             rounded: add what the rounding of this computation can amount to. Only then is it a bound.
+            seen: is given the coefficients that arrive at every activation, after the gauge.
 
         Returns:
             (rows,) float64; inf where nothing is known.
         """
         first = next(a for a in (rows.f, rows.g, rows.delta) if a is not None)
-        walk = Walk(self, tuning or {}, len(first), rounded)
+        walk = Walk(self, tuning or {}, len(first), rounded, seen)
         walk.pending[name] = rows
         for twin in reversed(self.twins[: self.place[name] + 1]):
             found = walk.pending.pop(twin.name, None)
@@ -116,7 +161,12 @@ class Backward:
             self._lines[twin.name] = known
         if tuning is None:
             return known[1]
-        return lines(twin.f.curve, h.f, tuning.f), lines(twin.g.curve, h.g, tuning.g), known[1][2]
+        if tuning.sides is None:
+            return lines(twin.f.curve, h.f, tuning.f), lines(twin.g.curve, h.g, tuning.g), known[1][2]
+        h, apart = tuning.sides.within(h), known[1][2]
+        if apart is not None:
+            apart = difference_lines(twin.g.curve, h.f_kept, h.g, h.delta)
+        return lines(twin.f.curve, h.f, tuning.f), lines(twin.g.curve, h.g, tuning.g), apart
 
     def noise_of(self, twin: Twin) -> tuple[Tensor, Tensor]:
         """What one unit of coefficient on an affine node costs in rounding, in f and in g."""
@@ -139,4 +189,4 @@ def _noise(form: Affine, size: Tensor) -> Tensor:
     return heard * share + kernel.apply(1.001 * form.weight_error, size) + 1.001 * form.bias_error
 
 
-__all__ = ["Backward", "Rows", "Tuning", "unit_rows"]
+__all__ = ["Backward", "Rows", "Sides", "Tuning", "unit_rows"]

@@ -67,7 +67,9 @@ def gauged(rows: Rows, kept: Kept, share: Tensor | float, shapes: tuple[Shape, S
 
 
 def dot(rows: Tensor, values: Tensor) -> Tensor:
-    """Row by row Σ rows · values, where values (a batch of one in front, or broadcast) fit a row."""
+    """Row by row Σ rows · values, where values (a batch of one, or broadcast) fit a row, or all rows."""
+    if values.dim() == rows.dim() and len(values) == len(rows) > 1:
+        return (rows * values).reshape(len(rows), -1).sum(1)
     return rows.reshape(len(rows), -1) @ values.expand(1, *rows.shape[1:]).reshape(-1)
 
 

@@ -16,7 +16,6 @@ Source:
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,22 +25,21 @@ import torch
 from torch import Tensor
 
 from edgeprune.bounds.backward import Backward, Rows, Tuning, unit_rows
+from edgeprune.bounds.branching import Branching
+from edgeprune.bounds.descent import descended, tunings_of
 from edgeprune.bounds.differential import Difference, Reach, enclose, fold, visit
 from edgeprune.bounds.first_layer import FirstLayer
 from edgeprune.bounds.forward import Forms, start
 from edgeprune.bounds.layer import layer_of, quadratic_delta
 from edgeprune.bounds.patches import conv_layer_of, patch_delta
 from edgeprune.bounds.quadratic import Ascent
-from edgeprune.bounds.relax import preferred_share
 from edgeprune.bounds.watch import Watch
 from edgeprune.curves import Curve
 from edgeprune.domains import Box, Domain, L2Ball
 from edgeprune.errors import UnsupportedOperation
 from edgeprune.forms import Affine, Elementwise, Input, Structural, Twin
 from edgeprune.intervals import Interval, up
-
-LIMIT = 5e6
-"""Free choices at one activation; above, all rows share one set."""
+from edgeprune.progress import Tell, unheard
 
 MEMORY = 3e7
 """Numbers that the coefficients of one backward walk may hold at one node."""
@@ -60,6 +58,8 @@ class Effort:
         quadratic: bound the Δ of linear layers behind a ReLU by `edgeprune.bounds.layer` too, and end every
             walk by `edgeprune.bounds.first_layer`, whatever it costs.
         work: multiplications that ending the walks from one node so may take otherwise.
+        branches: most parts that the domain is cut into by sides of units; see `edgeprune.bounds.branching`.
+        tell: hears how far it has come.
     """
 
     budget_s: float = 60.0
@@ -69,6 +69,8 @@ class Effort:
     quadratic: bool = False
     jobs: int = 1
     work: float = 3e9
+    branches: int = 0
+    tell: Tell = unheard
 
 
 class Progression:
@@ -85,7 +87,7 @@ class Progression:
         self.domains = domains
         self.inputs = inputs
         self.effort = effort
-        self.deadline = time.monotonic() + effort.budget_s
+        self.watch = Watch.of(effort.budget_s, effort.tell)
         self.reached: dict[str, Reach] = {}
         self.backward = Backward(self.twins, self.reached, domains)
         self.rows = 0
@@ -97,7 +99,7 @@ class Progression:
     @property
     def time_left(self) -> bool:
         """Whether the budget is not spent."""
-        return time.monotonic() < self.deadline
+        return self.watch.left
 
     def run(self) -> None:
         """Walk; `reached` holds every node afterwards.
@@ -106,7 +108,8 @@ class Progression:
             UnsupportedOperation: a node has no rule; see `edgeprune.bounds.differential.difference`.
         """
         forms = Forms(start(self.domains, self.inputs, self.effort.symbols), self.twins)
-        for twin in self.twins:
+        for k, twin in enumerate(self.twins):
+            self.watch.tell(f"node {k + 1} of {len(self.twins)}")
             reach = visit(twin, [self.reached[name] for name in twin.sources], self.inputs)
             reach = forms.step(twin, self.reached, reach)
             self.reached[twin.name] = reach
@@ -119,7 +122,7 @@ class Progression:
 
     def _sharpen(self, twin: Twin) -> None:
         """Meet Δ with the quadratic certificate of the layer that the node reads, if it has one."""
-        reach, watch = self.reached[twin.name], Watch(self.deadline)
+        reach, watch = self.reached[twin.name], self.watch
         if not bool((reach.delta.high > reach.delta.low).any()):
             return
         layer = layer_of(twin, self._by_name)
@@ -132,16 +135,22 @@ class Progression:
             found = patch_delta(layer, self.reached, Ascent(), watch)
         self.reached[twin.name] = replace(reach, delta=reach.delta.meet(found))
 
-    def ended(self, name: str, rows: Rows, tuning: Mapping[str, Tuning] | None = None) -> Tensor | None:
-        """Upper bounds by the quadratic form of the first layer; None where there is none, or no time."""
+    def ended(
+        self, name: str, rows: Rows, tuning: Mapping[str, Tuning] | None = None, whole: int = 0
+    ) -> Tensor | None:
+        """Upper bounds by the quadratic form of the first layer; None where there is none, or no time.
+
+        Args:
+            whole: rows of which these are a part: their cost decides.
+        """
         if self._first is None:
             self._first = FirstLayer.of(self.backward, Ascent())
         n = len(next(a for a in (rows.f, rows.g, rows.delta) if a is not None))
         most = math.inf if self.effort.quadratic else self.effort.work
-        if self._first is None or not self.time_left or not self._first.cost(n) < most:
+        if self._first is None or not self.time_left or not self._first.cost(max(n, whole)) < most:
             return None
         with torch.no_grad():
-            return self._first.upper(name, rows, tuning, Watch(self.deadline))
+            return self._first.upper(name, rows, tuning, self.watch)
 
     def _note_exact(self, twin: Twin) -> None:
         """Inputs that are only moved, and one affine map of them, are exact as intervals."""
@@ -260,84 +269,33 @@ def _outputs(walk: Progression, outputs: Sequence[str]) -> Difference:
         with ThreadPoolExecutor(walk.effort.jobs) as threads:  # torch lets go of the interpreter's lock
             for index, found in zip(parts, threads.map(partial(_both_sides, walk, name), parts), strict=True):
                 sides[:, index] = torch.minimum(sides[:, index], found)
+        if walk.effort.branches:
+            sides = _branched(walk, name, sides)
         bounds.append(up(sides.amax(0).clamp_min(0)).reshape(reach.delta.shape[1:]))
     worst = max((float(b.max()) for b in bounds if b.numel()), default=0.0)
     finite = all(bool(torch.isfinite(b).all()) for b in bounds)
     return Difference(worst if finite else None, tuple(bounds))
 
 
+def _branched(walk: Progression, name: str, sides: Tensor) -> Tensor:
+    """Bounds of Δ and of −Δ (2, elements), the largest of them cut into parts."""
+    rows = _both(walk.reached[name], "delta", torch.arange(sides.shape[1]))
+    branching = Branching(walk.backward, name, rows, walk.ended, walk.watch)
+    return branching.run(sides.reshape(-1), walk.effort.branches).reshape(sides.shape)
+
+
 def _both_sides(walk: Progression, name: str, index: Tensor) -> Tensor:
     """Upper bounds of Δ and of −Δ of some elements: (2, elements)."""
     reach = walk.reached[name]
-    rows = _both(reach, "delta", index)
+    rows, whole = _both(reach, "delta", index), 2 * reach.delta.low.numel()
     with torch.no_grad():
         best = walk.backward.upper(name, rows)
     tuning: dict[str, Tuning] | None = None
     if walk.effort.steps and walk.time_left:
-        found, tuning = optimised(walk, name, rows)
+        start = tunings_of(walk.backward, name, 2 * len(index), whole)
+        found, tuning = descended(walk.backward, name, rows, start, walk.effort.steps, walk.watch)
         best = torch.minimum(best, found)
-    ended = walk.ended(name, rows, tuning)
+    ended = walk.ended(name, rows, tuning, whole)
     if ended is not None:
         best = torch.minimum(best, ended)
     return best.reshape(2, -1)
-
-
-def optimised(walk: Progression, name: str, rows: Rows) -> tuple[Tensor, dict[str, Tuning]]:
-    """The least upper bounds that gradient descent on the free choices finds; one set of choices a row."""
-    n = len(next(a for a in (rows.f, rows.g, rows.delta) if a is not None))
-    tunings = _tunings(walk, name, n)
-    free = [t for tuning in tunings.values() for t in (tuning.f, tuning.g, tuning.share)]
-    if not free:
-        return torch.full((n,), torch.inf, dtype=torch.float64), {}
-    descent = torch.optim.Adam(free, lr=0.1)
-    best: Tensor | None = None
-    kept = [t.detach().clone() for t in free]
-    for step in range(walk.effort.steps):
-        with torch.enable_grad():
-            bound = walk.backward.upper(name, rows, tunings, rounded=False)
-            finite = bound.isfinite()
-            if not bound.requires_grad or not bool(finite.any()):
-                break
-            gradients = torch.autograd.grad(bound[finite].sum(), free, allow_unused=True)
-        value = bound.detach()
-        better = torch.ones_like(value, dtype=torch.bool) if best is None else value < best
-        best = value if best is None else torch.minimum(best, value)
-        with torch.no_grad():
-            for t, old, gradient in zip(free, kept, gradients, strict=True):
-                mine = better if len(old) == len(better) else better.all()[None]
-                old.copy_(torch.where(mine.reshape(-1, *[1] * (old.dim() - 1)), t, old))
-                t.grad = torch.zeros_like(t) if gradient is None else gradient.nan_to_num()
-        descent.param_groups[0]["lr"] = 0.1 * 0.93**step
-        descent.step()
-        with torch.no_grad():
-            for t in free:
-                t.clamp_(0, 1)
-        if not walk.time_left:
-            break
-    fixed = iter(kept)
-    found = {k: Tuning(next(fixed), next(fixed), next(fixed)) for k in tunings}
-    with torch.no_grad():
-        return walk.backward.upper(name, rows, found), found
-
-
-def _tunings(walk: Progression, name: str, rows: int) -> dict[str, Tuning]:
-    """What can be chosen on the way from a node back to the inputs, at its default."""
-    found = {}
-    for twin in walk.twins[: walk.backward.place[name] + 1]:
-        if not (isinstance(twin.f, Elementwise) and isinstance(twin.g, Elementwise)):
-            continue
-        h = walk.reached[twin.sources[0]]
-        on_f, on_g, apart = walk.backward.lines_of(twin, None)
-        if not bool((on_f.high > on_f.low).any() | (on_g.high > on_g.low).any()):
-            continue
-        n = rows if rows * h.f.low.numel() <= LIMIT else 1
-        share = torch.zeros_like(h.g.low) if apart is None else preferred_share(h, on_f, on_g, apart)
-        f, g, share = (
-            t.expand(n, *t.shape[1:]).clone().requires_grad_() for t in (_lower(h.f), _lower(h.g), share)
-        )
-        found[twin.name] = Tuning(f, g, share)
-    return found
-
-
-def _lower(z: Interval) -> Tensor:
-    return (z.high > -z.low).to(torch.float64)

@@ -34,10 +34,18 @@ if TYPE_CHECKING:
 class Walk:
     """One walk: what is still to be visited, and what has become constant."""
 
-    def __init__(self, home: Backward, tuning: Mapping[str, Tuning], rows: int, rounded: bool) -> None:
+    def __init__(
+        self,
+        home: Backward,
+        tuning: Mapping[str, Tuning],
+        rows: int,
+        rounded: bool,
+        seen: dict[str, Rows] | None = None,
+    ) -> None:
         self.home = home
         self.tuning = tuning
         self.rounded = rounded
+        self.seen = seen
         self.pending: dict[str, Rows] = {}
         self.constant = torch.zeros(rows, dtype=torch.float64)
         self.error = torch.zeros(rows, dtype=torch.float64)
@@ -207,7 +215,13 @@ class Walk:
             if apart is not None:
                 share = preferred_share(h, on_f, on_g, apart) if tuning is None else tuning.share
             rows = gauged(rows, twin.kept, share, (tuple(h.f.shape), tuple(h.g.shape)))
+        if self.seen is not None:
+            self.seen[twin.name] = rows
         f, g = self._through(on_f, rows.f, h.f), self._through(on_g, rows.g, h.g)
+        if tuning is not None and tuning.sides is not None:
+            sides = tuning.sides
+            f, g = plus(f, sides.f * sides.f_beta), plus(g, sides.g * sides.g_beta)
+            self.charge(Rows(f, g, None), h.f.magnitude, h.g.magnitude, twin.kept, 4 * UNIT_ROUNDOFF)
         self.send(twin.sources[0], Rows(f, g, self._through(apart, rows.delta, h.delta)))
 
     def _through(self, around: Lines | None, a: Block, z: Interval) -> Block:

@@ -15,13 +15,9 @@ from typing import TypeVar
 
 import torch
 
+from edgeprune.progress import Tell, unheard
+
 PartT = TypeVar("PartT")
-Tell = Callable[[str], None]
-"""Hears, now and then, what is being done."""
-
-
-def _silent(said: str) -> None:
-    del said
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +30,12 @@ class Watch:
     """
 
     end: float = float("inf")
-    tell: Tell = field(default=_silent)
+    tell: Tell = field(default=unheard)
 
     @staticmethod
     def of(seconds: float, tell: Tell | None = None) -> Watch:
         """That rings in so many seconds from now."""
-        return Watch(time.monotonic() + seconds, tell or _silent)
+        return Watch(time.monotonic() + seconds, tell or unheard)
 
     @property
     def left(self) -> bool:
@@ -75,4 +71,4 @@ def spread_over(parts: Iterable[PartT], work: Callable[[PartT], None], watch: Wa
             pass
 
 
-__all__ = ["Tell", "Watch", "spread_over", "workers"]
+__all__ = ["Watch", "spread_over", "workers"]
