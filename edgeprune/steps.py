@@ -313,8 +313,9 @@ def roundoff_step(
     """Bound what the targets' rounding can add, for each precision that was reached."""
     if not line.settings.certify:
         return {}
-    converted = [STORED] if line.settings.fp16 else []
-    precisions = converted + [m.validation.precision for m in measured if m.pruned_outputs]
+    precisions: dict[str, list[tuple[str, str]]] = {STORED: []} if line.settings.fp16 else {}
+    for one in (m.validation for m in measured if m.pruned_outputs):
+        precisions.setdefault(one.precision, []).append((one.provider, one.runtime_version))
     with folder.stage("roundoff"):
         for _ in progress(range(1), "bounding the rounding", 1):
             return roundoff(coupling, shrunk, line.domains, line.holdout, precisions, line.settings.budget_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 
@@ -128,3 +129,23 @@ def test_moved_digits_keep_their_shape_and_most_of_their_ink() -> None:
     assert float(share.max()) < 1.4
     away = (moved.reshape(16, 28, 28).flatten(1).argmax(1) // 28 - 8).abs()
     assert int(away.max()) <= 6
+
+
+def test_a_sweep_lets_the_table_of_kernels_hold_for_one_version_more(tmp_path: Path) -> None:
+    from benchmarks.harness import Row
+    from benchmarks.sweep_kernels import widen
+    from edgeprune.bounds.kernel_errors import FILE, KernelErrors
+
+    path = tmp_path / "errors.json"
+    path.write_text(FILE.read_text().replace('"1.31"', '"1.2"'))
+    before = KernelErrors.read(path)
+    rows = [
+        Row("tanh", "", "", "largest error", 1e-3, "", 0),
+        Row("erf", "", "", "largest error", 0.0, "", 0),
+    ]
+    widen(path, rows, 1024)
+    after = KernelErrors.read(path)
+    assert not before.hold("CPUExecutionProvider", onnxruntime.__version__)
+    assert after.hold("CPUExecutionProvider", onnxruntime.__version__)
+    assert after.hold("CPUExecutionProvider", "1.2.9")
+    assert after.largest == {**before.largest, "tanh": 1e-3}

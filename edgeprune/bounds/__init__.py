@@ -24,6 +24,7 @@
     watch          deadlines, progress and threads of long computations
     layer          where a net has such layers
     rounding       what the runtime's arithmetic can add
+    kernel_errors  which errors of exp, tanh, … were measured, and on which versions
     minimax        compensation that minds the worst error
     attack         no bound: the largest error that a search finds, held against all of the above
 

@@ -32,14 +32,15 @@ Source:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from edgeprune.bounds.crown import Effort, crown
 from edgeprune.bounds.differential import Difference, Reach, enclose, fold, visit
+from edgeprune.bounds.kernel_errors import KernelErrors
 from edgeprune.domains import Domain
 from edgeprune.errors import UnsupportedOperation, UsageError
 from edgeprune.forms import (
@@ -85,8 +86,8 @@ class Arithmetic:
     assumes: str = ""
 
 
-ORT_KERNELS = {"tanh": 2.6e-7, "sigmoid": 1.6e-7, "erf": 6e-8}
-"""Largest absolute errors seen on a 1/256 share of all float32 numbers, onnxruntime 1.31 on x86-64."""
+MEASURED = KernelErrors.read()
+"""Largest absolute errors of unary kernels, and the versions of onnxruntime they hold for."""
 
 ARITHMETICS: dict[str, Arithmetic] = {
     a.name: a
@@ -94,14 +95,15 @@ ARITHMETICS: dict[str, Arithmetic] = {
         Arithmetic(
             "float32",
             2.0**-24,
-            kernels=ORT_KERNELS,
-            assumes="float32, sums of products in any order; kernels as measured with onnxruntime 1.31",
+            kernels=MEASURED.largest,
+            assumes="float32, sums of products in any order; kernels as measured with onnxruntime "
+            f"{', '.join(MEASURED.versions)}",
         ),
         Arithmetic(
             "tf32",
             2.0**-23,
             product=2.0**-11,
-            kernels=ORT_KERNELS,
+            kernels=MEASURED.largest,
             assumes="factors rounded to TF32, truncated float32 sums; kernels as in float32",
         ),
         Arithmetic(
@@ -122,6 +124,26 @@ ARITHMETICS: dict[str, Arithmetic] = {
         ),
     )
 }
+
+
+def elsewhere(arithmetic: Arithmetic, runtimes: Iterable[tuple[str, str]]) -> Arithmetic:
+    """The arithmetic for runtimes of which some may not be those that kernels were measured on.
+
+    Args:
+        runtimes: (provider, version of onnxruntime) of each.
+
+    Returns:
+        The same where kernels of all were measured; else one that assumes 8 units of every kernel.
+    """
+    unknown = sorted({where for where in runtimes if not MEASURED.hold(*where)})
+    if arithmetic.kernels is None or not unknown:
+        return arithmetic
+    told = ", ".join(f"onnxruntime {version} ({provider})" for provider, version in unknown)
+    words = (
+        f"{arithmetic.name}, sums of products in any order; of exp, tanh, … errors of 8 units of (1 + |φ|)"
+    )
+    return replace(arithmetic, kernels=None, assumes=f"{words}, as they were not measured on {told}")
+
 
 HALF_STORED = Arithmetic(
     "float16 weights",

@@ -6,14 +6,14 @@ label is never stronger than `proved-modulo-rounding-model`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from edgeprune.bounds.crown import Effort
-from edgeprune.bounds.rounding import ARITHMETICS, HALF_STORED, rounding
+from edgeprune.bounds.rounding import ARITHMETICS, HALF_STORED, Arithmetic, elsewhere, rounding
 from edgeprune.domains import Domain
 from edgeprune.errors import UnsupportedOperation
 from edgeprune.graph import Coupling
@@ -46,21 +46,23 @@ def roundoff(
     shrunk: Shrunk,
     domains: Sequence[Domain] | None,
     inputs: tuple[Array, ...],
-    precisions: Iterable[str],
+    precisions: Mapping[str, Collection[tuple[str, str]]],
     budget_s: float,
 ) -> dict[str, Roundoff]:
     """Bound the rounding error of the pruned net, over the whole domain, by precision.
 
     Args:
         inputs: samples, of which the first is the example that shapes are read from.
-        precisions: as targets name them; see `PRECISIONS`.
+        precisions: as targets name them, see `PRECISIONS`; the providers and versions of onnxruntime that
+            computed in each.
         budget_s: seconds for each.
     """
     found = {}
-    for name in dict.fromkeys(precisions):
-        assumes = PRECISIONS[name].assumes
+    for name, runtimes in precisions.items():
+        arithmetic = elsewhere(PRECISIONS[name], runtimes)
+        assumes = arithmetic.assumes
         try:
-            found[name] = Roundoff(_bound(coupling, shrunk, domains, inputs, name, budget_s), assumes)
+            found[name] = Roundoff(_bound(coupling, shrunk, domains, inputs, arithmetic, budget_s), assumes)
         except UnsupportedOperation as error:
             found[name] = Roundoff(None, assumes, str(error))
     return found
@@ -71,7 +73,7 @@ def _bound(
     shrunk: Shrunk,
     domains: Sequence[Domain] | None,
     inputs: tuple[Array, ...],
-    precision: str,
+    arithmetic: Arithmetic,
     budget_s: float,
 ) -> float | None:
     if domains is None or any(x.dtype.kind != "f" for x in inputs):
@@ -81,6 +83,4 @@ def _bound(
     alive = coupling.alive({name: np.array(keep) for name, keep in shrunk.cuts.keep.items()})
     pair = twins_of(coupling.graph, shrunk.graph, alive, tuple(torch.from_numpy(x[:1]) for x in inputs))
     effort = Effort(budget_s, steps=0)
-    return rounding(
-        pair.twins, domains, pair.shapes, pair.inputs, pair.outputs, PRECISIONS[precision], effort
-    ).linf
+    return rounding(pair.twins, domains, pair.shapes, pair.inputs, pair.outputs, arithmetic, effort).linf

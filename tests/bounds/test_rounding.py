@@ -10,7 +10,7 @@ from pruned import Of, prune
 from torch import nn
 
 from edgeprune.bounds.crown import Effort
-from edgeprune.bounds.rounding import ARITHMETICS, HALF_STORED, rounding
+from edgeprune.bounds.rounding import ARITHMETICS, HALF_STORED, MEASURED, elsewhere, rounding
 from edgeprune.domains import Box
 from edgeprune.errors import UnsupportedOperation, UsageError
 from edgeprune.stages.shrink import narrow_graph
@@ -118,3 +118,23 @@ def test_more_terms_than_float16_can_count_still_have_a_bound() -> None:
 def test_an_arithmetic_that_is_not_known_is_refused() -> None:
     with pytest.raises(UsageError, match="no arithmetic is called 'int4'"):
         rounding((), [], (), (), (), "int4")
+
+
+def test_kernels_are_as_measured_only_where_they_were_measured() -> None:
+    float32, here = ARITHMETICS["float32"], ("CPUExecutionProvider", f"{MEASURED.versions[0]}.7")
+    assert elsewhere(float32, [here]) is float32
+    assert elsewhere(ARITHMETICS["float16"], [("CUDAExecutionProvider", "1.2.0")]) is ARITHMETICS["float16"]
+    for other in (("CPUExecutionProvider", "1.3.1"), ("CUDAExecutionProvider", here[1])):
+        wider = elsewhere(float32, [here, other])
+        assert wider.kernels is None
+        assert other[1] in wider.assumes
+    model = single(seeded(lambda: nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)), 3))
+    pair, _ = prune(model, torch.rand(1, 3, dtype=torch.float64), 0)
+    found = [
+        rounding(
+            pair.twins, [Box(-1.0, 1.0)], pair.shapes, pair.inputs, pair.outputs, arithmetic, EFFORT
+        ).linf
+        for arithmetic in (float32, elsewhere(float32, [("CPUExecutionProvider", "1.3.1")]))
+    ]
+    assert None not in found
+    assert found[0] < found[1]
