@@ -18,7 +18,7 @@ DIRECTIONS = 8
 class Ascent:
     """How hard to look for the parabolas: steps of ascent, rows at once, seed of the start."""
 
-    steps: int = 45
+    steps: int = 60
     rows: int = 32
     seed: int = 0
 
