@@ -192,3 +192,17 @@ def test_a_documented_command_runs(line: str, terminal: Terminal) -> None:
         assert ended.code in (UNDECIDED if free else {0}), ended.err
     assert "Traceback" not in ended.err
     assert not list(Path().rglob("*.part"))
+    if line == "edgeprune demo":
+        assert set(_rows(_shown())) <= set(_rows(ended.out))
+
+
+def _shown() -> str:
+    """What the README says that the demo says."""
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    return text.partition("<!-- output: demo -->\n```\n")[2].partition("```")[0]
+
+
+def _rows(text: str) -> list[str]:
+    """Of every line what it is about: its beginning, without figures, which differ from machine to machine."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return [re.split(r"\s{2,}|[─╭╰]", line)[0] for line in lines if not line.startswith("!")]
