@@ -20,13 +20,13 @@ from edgeprune.config import Settings
 from edgeprune.coresets import CORESETS
 from edgeprune.errors import CalibrationError
 from edgeprune.files import write_text
-from edgeprune.folder import RunFolder
+from edgeprune.folder import RunFolder, key_of
 from edgeprune.graph import Coupling
 from edgeprune.observation.knowledge import know
 from edgeprune.plan import Shrunk
 from edgeprune.preparation import Line
 from edgeprune.progress import Progress
-from edgeprune.records import Training
+from edgeprune.records import Training, to_json
 from edgeprune.stages.finetune import Queries, Recipe, from_scratch, relative_errors, tune
 from edgeprune.stages.shrink import restore
 
@@ -79,7 +79,9 @@ def learn(
         None,
         batch=coupling.graph.batch or 256,
     )
-    module, work, told = shrunk.module, folder.log("learning"), []
+    module, told = shrunk.module, []
+    # one folder for each cut: with --ratios several nets are trained, and none goes on from another's weights
+    work = folder.log(f"learning/{key_of(to_json(shrunk.cuts.keep))[:12]}")
     losses: dict[str, list[float]] = {}
     for name, recipe in recipes(line.settings, len(train.inputs[0])):
         before = relative_errors(module.eval(), fresh)

@@ -26,7 +26,7 @@ def starter(settings: Settings, name: str, inputs: Sequence[Tensor], found: Surv
     share = found.prunable_params / max(found.params, 1)
     lines = [
         f"# {_comment(name)}: {found.params:,} parameters, {found.macs:,} multiply-accumulates a sample;",
-        f"# {share:.0%} of the parameters carry units that can be pruned.",
+        f"# {share:.1%} of the parameters carry units that can be pruned.",
         "# `edgeprune config` shows every setting, `edgeprune schema` describes them, `edgeprune run` runs.",
         "",
         f"model = {_text(settings.model)}",

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-DEADLINE_S = 90.0
+DEADLINE_S = 600.0
 
 
 def forked(arguments: list[str], before: Callable[[], None]) -> tuple[int, int]:

@@ -99,7 +99,7 @@ def told(folder: Path) -> dict[str, Any]:
     asked = json.dumps({"folder": str(folder), "arguments": arguments, "chains": CHAINS})
     server = Path(__file__).parent / "kill_server.py"
     done = subprocess.run(
-        [sys.executable, str(server)], input=asked, capture_output=True, text=True, timeout=1200, check=False
+        [sys.executable, str(server)], input=asked, capture_output=True, text=True, timeout=3600, check=False
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)

@@ -143,7 +143,8 @@ def init(model: str | None, output: Path, force: bool, **values: Any) -> int:
     line = prepare(loaded, resolved.settings)
     found = survey(coupled(line, Bars()))
     write_text(output, starter(resolved.settings, loaded.name, line.inputs, found))
-    click.echo(f"{output}: {len(found.groups)} groups can be pruned, {len(found.pinned)} are pinned")
+    free, pinned = len(found.groups), len(found.pinned)
+    click.echo(f"{output}: {free} group{'' if free == 1 else 's'} can lose units, {pinned} cannot")
     click.echo(
         "next: read it, then `edgeprune run`"
         + ("" if output.name == "edgeprune.toml" else f" --config {output}")
