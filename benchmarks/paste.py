@@ -49,6 +49,8 @@ LAYOUTS: Mapping[str, Layout] = {
     "startup": by_figure,
     "certificates": by_figure,
     "coverage": by_figure,
+    "fuzz_certificates": by_figure,
+    "sweep_kernels": of_script("sweep_kernels"),
     "minimax": by_figure,
     "data_coresets": of_script("data_coresets"),
     "layer_error": of_script("layer_error"),
