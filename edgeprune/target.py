@@ -23,12 +23,14 @@ class RuntimeOptions:
 
     Attributes:
         provider: execution provider that every node must run on.
-        options: the provider's own options, as text.
+        options: the provider's own options, as text; `{cache}` in a value is the user's own cache folder on
+            the device.
         plugin: for a provider that is no part of onnxruntime: the Python package that brings its
             library, or the library's path on the device.
         device: which kind of device a plugin provider is to run on; the first one is taken.
         environment: environment variables the runtime and its drivers see; `{job}` in a value is
-            a fresh writable folder.
+            a fresh writable folder, `{cache}` as above.
+        deterministic: ask onnxruntime for kernels that give the same numbers in every run, where it has them.
         allow_fallback: whether nodes may run on the CPU instead.
         optimization: onnxruntime's graph optimisation level.
     """
@@ -38,6 +40,7 @@ class RuntimeOptions:
     plugin: str = ""
     device: Literal["any", "cpu", "gpu", "npu"] = "any"
     environment: dict[str, str] = field(default_factory=dict)
+    deterministic: bool = False
     allow_fallback: bool = False
     optimization: Literal["all", "extended", "basic", "disabled"] = "all"
 

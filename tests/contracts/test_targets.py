@@ -82,6 +82,22 @@ def test_cuda_is_plain_float32() -> None:
     target = find_target("cuda")
     assert target.precision == "fp32"
     assert target.runtime.options == {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
+    assert target.runtime.deterministic
+    assert target.measure.bind == "cuda"
+
+
+def test_tensorrt_keeps_its_timings_with_the_user_and_has_no_tf32() -> None:
+    target = find_target("tensorrt")
+    assert target.precision == "fp32"
+    assert target.runtime.environment == {"NVIDIA_TF32_OVERRIDE": "0"}
+    assert target.runtime.options["trt_fp16_enable"] == "0"
+    assert target.runtime.options["trt_timing_cache_path"] == "{cache}/tensorrt"
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_nothing_lies_where_another_user_could_have_put_it(name: str) -> None:
+    runtime = find_target(name).runtime
+    assert not [v for v in (*runtime.options.values(), *runtime.environment.values()) if v.startswith("/tmp")]
 
 
 def _fields(kind: Any) -> list[str]:

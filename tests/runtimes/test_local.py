@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -20,6 +21,8 @@ from edgeprune.errors import ConfigError, TargetUnavailable, UsageError
 from edgeprune.files import sha256_of
 from edgeprune.profiles import find_target
 from edgeprune.runtimes import RUNTIMES, jobs, local, probe
+from edgeprune.runtimes.agent import sessions
+from edgeprune.runtimes.agent.work import PROBE
 from edgeprune.runtimes.jobs import OutputsAnswer, read_outputs, read_pairs, write_job
 from edgeprune.runtimes.local import Local
 from edgeprune.runtimes.shipping import write_agent
@@ -111,17 +114,20 @@ def test_a_large_model_shows_in_memory(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------ refusal
 
 
-def test_a_missing_provider_is_unavailable(tmp_path: Path) -> None:
-    cuda = find_target("cuda")
-    if cuda.runtime.provider in onnxruntime.get_available_providers():
-        pytest.skip("this onnxruntime has CUDA")
+@pytest.mark.parametrize("name", ["cuda", "cuda-tf32", "tensorrt", "coreml"])
+def test_a_missing_provider_is_unavailable(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    where = find_target(name)
+    provider = where.runtime.provider
+    if provider in onnxruntime.get_available_providers():
+        pytest.skip(f"this onnxruntime has {provider}")
     model = linear_relu(tmp_path / "m.onnx")
-    with pytest.raises(
-        TargetUnavailable, match=r"cuda: onnxruntime .* has no CUDAExecutionProvider, only .*CPU"
-    ):
-        run_outputs(tmp_path, model, samples(2), where=cuda)
-    with pytest.raises(TargetUnavailable, match="has no CUDAExecutionProvider"):
-        probe(cuda, tmp_path / "probe")
+    with pytest.raises(TargetUnavailable, match=rf"{name}: onnxruntime .* has no {provider}, only .*CPU"):
+        run_outputs(tmp_path, model, samples(2), where=where)
+    with pytest.raises(TargetUnavailable, match=f"has no {provider}"):
+        probe(where, tmp_path / "probe")
 
 
 def test_a_provider_that_takes_no_node_is_unavailable(tmp_path: Path) -> None:
@@ -331,6 +337,14 @@ def test_inputs_can_lie_on_the_device_before_the_clock_starts(tmp_path: Path) ->
         read_pairs(job, Local().run(job.folder, wrong, 60), wrong)
 
 
+def test_a_target_may_ask_for_the_same_numbers_in_every_run() -> None:
+    for asked in (False, True):
+        where = target(runtime={"deterministic": asked})
+        runtime = dataclasses.asdict(where.runtime) | dataclasses.asdict(where.threads)
+        made = sessions.session(onnxruntime, {"runtime": runtime}, PROBE)
+        assert made.get_session_options().use_deterministic_compute is asked
+
+
 def test_a_process_stays_on_its_cpus(tmp_path: Path) -> None:
     mine = min(os.sched_getaffinity(0))
     assert probe(target(threads={"intra": 1, "cpus": [mine]}), tmp_path / "job").placement
@@ -351,3 +365,13 @@ def test_the_environment_is_the_targets(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"{job.folder.resolve()}/x"
+
+
+def test_a_cache_is_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
+    assert probe(
+        target(runtime={"environment": {"EDGEPRUNE_TEST": "{cache}/engines"}}), tmp_path / "job"
+    ).placement
+    made = tmp_path / "mine" / "edgeprune" / "engines"
+    assert made.is_dir()
+    assert made.stat().st_mode & 0o077 == 0  # nobody else reads or plants anything in it

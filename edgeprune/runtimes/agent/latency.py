@@ -133,8 +133,9 @@ def _bound(ort: Any, session: Any, fed: dict[str, np.ndarray], device: str) -> R
         binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, device, 0))
     for described in session.get_outputs():
         binding.bind_output(described.name, device)
+    binding.synchronize_inputs()
 
-    def run(_: int) -> None:
+    def run(_: int) -> None:  # ends when the device's stream has, which onnxruntime waits for
         session.run_with_iobinding(binding)
         binding.synchronize_outputs()
 

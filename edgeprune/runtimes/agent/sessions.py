@@ -85,6 +85,7 @@ def session(ort: Any, job: dict[str, Any], model: Path | bytes, trace: Path | No
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads = asked["intra"]
     options.inter_op_num_threads = asked["inter"]
+    options.use_deterministic_compute = asked["deterministic"]
     options.graph_optimization_level = {
         "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
         "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,

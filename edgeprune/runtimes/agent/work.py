@@ -60,9 +60,9 @@ def main(folder: Path) -> int:
 
 
 def _do(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    asked = job["runtime"]
-    for name, value in asked["environment"].items():  # before the runtime or a driver can look
-        os.environ[name] = value.replace("{job}", str(folder))
+    asked = _filled(job["runtime"], folder)
+    job = {**job, "runtime": asked}
+    os.environ.update(asked["environment"])  # before the runtime or a driver can look
     sessions.pin(asked["cpus"])
     try:
         import onnxruntime as ort
@@ -88,6 +88,24 @@ def _do(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
     done = kinds[job["kind"]](ort, job, folder)
     return {"environment": environment, "state": [before, machine.state()], **done}
+
+
+def _filled(asked: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same, with `{job}` and `{cache}` in options and environment replaced; the cache is made if missing.
+
+    The cache is this user's own on this machine: $XDG_CACHE_HOME/edgeprune, or ~/.cache/edgeprune.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeprune"
+    made = dict(asked)
+    for table in ("options", "environment"):
+        made[table] = {
+            name: value.replace("{job}", str(folder)).replace("{cache}", str(cache))
+            for name, value in asked[table].items()
+        }
+        for name, value in asked[table].items():
+            if value.startswith("{cache}"):
+                Path(made[table][name]).mkdir(mode=0o700, parents=True, exist_ok=True)
+    return made
 
 
 def _probe(ort: Any, job: dict[str, Any], folder: Path) -> dict[str, Any]:
