@@ -54,8 +54,9 @@ def write_digests(folder: Path) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    outputs = sorted(path.relative_to(folder).as_posix() for path in (folder / "logs/outputs").glob("*.npz"))
-    names = [name for name in (*LISTED, *outputs) if (folder / name).is_file()]
+    kept = (path for part in ("outputs", "latency") for path in (folder / "logs" / part).glob("*.npz"))
+    measured = sorted(path.relative_to(folder).as_posix() for path in kept)
+    names = [name for name in (*LISTED, *measured) if (folder / name).is_file()]
     write_text(folder / SUMS, "".join(f"{sha256_of(folder / name)}  {name}\n" for name in names))
 
 

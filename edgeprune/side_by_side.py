@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from edgeprune.runtimes.jobs import Operation
 from edgeprune.stages.profile import operations_of
 from edgeprune.stages.validate import validate
 from edgeprune.target import Target
+from edgeprune.timing import raw_times
 
 Array = npt.NDArray[Any]
 
@@ -30,12 +31,14 @@ class Comparison:
         second: name of the other.
         validation: drift, latency and memory; `original` there is the first, `pruned` the second.
         operations: of the first and of the second, the longest first; empty where not traced.
+        raw_ms: by launch, every pair of times (`pairs_00`) and every pair of the control (`control_00`).
     """
 
     first: str
     second: str
     validation: Validation
     operations: tuple[tuple[Operation, ...], tuple[Operation, ...]] = ((), ())
+    raw_ms: dict[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
 
     def lines(self) -> tuple[str, ...]:
         """What was found, in words."""
@@ -117,4 +120,7 @@ def compare(
                 operations_of(first, inputs, target, work / "trace-first"),
                 operations_of(second, inputs, target, work / "trace-second"),
             )
-    return Comparison(first.name, second.name, measured.validation, operations)
+    raw = {
+        name: tuple((a, b) for a, b in times.tolist()) for name, times in raw_times(measured.launches).items()
+    }
+    return Comparison(first.name, second.name, measured.validation, operations, raw)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,7 +39,7 @@ from edgeprune.stages.certify import Certified, Search, certify
 from edgeprune.stages.roundoff import STORED, Roundoff, roundoff
 from edgeprune.stages.shrink import restore, shrink
 from edgeprune.stages.validate import Measured, validate
-from edgeprune.timing import EQUAL
+from edgeprune.timing import EQUAL, raw_times
 
 DRAWN = Path("logs") / "drawn.safetensors"
 """Weights at original sizes, where units were drawn: what the coreset theorem's promise is attacked with."""
@@ -200,7 +200,9 @@ def validate_step(
             for _ in progress(range(1), f"timing each operation on {target.name}", 1):
                 operations = by_operation(original, pruned, line.holdout, target, Path(work))
             measured = replace(measured, validation=replace(measured.validation, operations=operations))
-        _save_outputs(kept, measured.pruned_outputs)
+        _save_arrays(kept, {f"{k:03d}": array for k, array in enumerate(measured.pruned_outputs)})
+        if measured.launches:
+            _save_arrays(folder.log("latency") / f"{target.name}.npz", raw_times(measured.launches))
         others = tuple(v for v in folder.run.validations if v.target != target.name)
         folder.update(
             validations=(*others, measured.validation),
@@ -215,9 +217,9 @@ def _judged_by(line: Line, target: Target) -> tuple[float, ...]:
     return EQUAL if limit is None else (*EQUAL, limit)
 
 
-def _save_outputs(path: Path, outputs: Sequence[Array]) -> None:
+def _save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     stream = io.BytesIO()
-    np.savez(stream, **{f"{k:03d}": array for k, array in enumerate(outputs)})  # type: ignore[arg-type]
+    np.savez(stream, **arrays)  # type: ignore[arg-type]
     write_bytes(path, stream.getvalue())
 
 

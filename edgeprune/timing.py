@@ -17,6 +17,7 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,29 @@ EQUAL = (1.0,)
 """The ratio at which neither model is faster."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Timed:
+    """A paired comparison, and everything it was made from.
+
+    Attributes:
+        notes: what should be read beside the latency.
+        launches: the answer of each fresh process, with every pair of times.
+    """
+
+    latency: Latency
+    notes: tuple[str, ...]
+    launches: tuple[PairsAnswer, ...]
+
+
+def raw_times(launches: Iterable[PairsAnswer]) -> dict[str, npt.NDArray[np.float64]]:
+    """Every time that was measured: `pairs_00`, `control_00`, `pairs_01`, … by launch, float64 (n, 2), ms."""
+    found = {}
+    for number, launch in enumerate(launches):
+        found[f"pairs_{number:02d}"] = launch.pairs
+        found[f"control_{number:02d}"] = launch.control
+    return found
+
+
 def timed(
     original: Path,
     pruned: Path,
@@ -46,8 +70,8 @@ def timed(
     seed: int,
     progress: Progress,
     against: tuple[float, ...] = EQUAL,
-) -> tuple[Latency, tuple[str, ...]]:
-    """Paired latency over fresh processes, and what should be read beside it.
+) -> Timed:
+    """Paired latency over fresh processes.
 
     Args:
         original: the ONNX file whose time the ratio is divided by.
@@ -75,7 +99,7 @@ def timed(
     answers = sample(
         launch, measure, time.monotonic, lambda it: progress(it, f"timing on {target.name}", None), against
     )
-    return summarise(answers, measure, against), notes_of(answers, measure)
+    return Timed(summarise(answers, measure, against), notes_of(answers, measure), answers)
 
 
 def sample(

@@ -20,9 +20,9 @@ from edgeprune.errors import BrokenPromise, CalibrationError, TargetUnavailable
 from edgeprune.progress import Progress
 from edgeprune.records import Drift, Latency, Validation
 from edgeprune.runtimes import RUNTIMES
-from edgeprune.runtimes.jobs import OutputsAnswer, read_outputs, write_job
+from edgeprune.runtimes.jobs import OutputsAnswer, PairsAnswer, read_outputs, write_job
 from edgeprune.target import Target
-from edgeprune.timing import EQUAL, timed
+from edgeprune.timing import EQUAL, Timed, timed
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +40,13 @@ class Measured:
         pruned_outputs: the pruned model's outputs on all inputs, as the target gave them, one
             array per output, first axis the samples; empty when the target was not reached.
         original_outputs: the same of the original model.
+        launches: every time that latency was made from; empty where none was measured.
     """
 
     validation: Validation
     pruned_outputs: tuple[Array, ...] = ()
     original_outputs: tuple[Array, ...] = ()
+    launches: tuple[PairsAnswer, ...] = ()
 
 
 def validate(
@@ -96,16 +98,18 @@ def validate(
         logger.warning("%s", error)
         return Measured(_unreached(target, str(error)))
     drift, notes = _compare(reference, answers["original"], answers["pruned"], labels)
-    found: Latency | None = None
-    reason, more = "", tuple[str, ...]()
+    found: Timed | None = None
+    reason = ""
     if latency:
-        found, reason, more = _latency(original, pruned, inputs, target, folder, seed, progress, against)
-    validation = _reached(target, answers["original"], answers["pruned"], drift, found, reason)
+        found, reason = _latency(original, pruned, inputs, target, folder, seed, progress, against)
+    ratio, more = (found.latency, found.notes) if found else (None, ())
+    validation = _reached(target, answers["original"], answers["pruned"], drift, ratio, reason)
     warnings = tuple(dict.fromkeys((*validation.warnings, *notes, *more)))
     return Measured(
         dataclasses.replace(validation, warnings=warnings),
         pruned_outputs=answers["pruned"].outputs,
         original_outputs=answers["original"].outputs,
+        launches=found.launches if found else (),
     )
 
 
@@ -118,16 +122,15 @@ def _latency(
     seed: int,
     progress: Progress,
     against: tuple[float, ...],
-) -> tuple[Latency | None, str, tuple[str, ...]]:
-    """The latency, or why there is none; and notes."""
+) -> tuple[Timed | None, str]:
+    """The latency, or why there is none."""
     if not target.measure.latency:
-        return None, f"{target.name} says that its times mean nothing ([measure] latency = false)", ()
+        return None, f"{target.name} says that its times mean nothing ([measure] latency = false)"
     try:
-        found, notes = timed(original, pruned, inputs, target, folder, seed, progress, against)
+        return timed(original, pruned, inputs, target, folder, seed, progress, against), ""
     except TargetUnavailable as error:
         logger.warning("%s", error)
-        return None, f"latency could not be measured: {error}", ()
-    return found, "", notes
+        return None, f"latency could not be measured: {error}"
 
 
 def _check_samples(reference: tuple[Array, ...], inputs: tuple[Array, ...], labels: Array | None) -> None:

@@ -108,6 +108,11 @@ def test_a_wider_net_is_slower(tmp_path: Path) -> None:
     found = compare(first, second, INPUTS, target(), work=tmp_path / "w", progress=silent)
     assert found.validation.reached
     assert found.validation.latency is not None
+    assert len(found.raw_ms) == 2 * found.validation.latency.launches
+    pairs = np.array(found.raw_ms["pairs_00"])
+    assert found.validation.latency.raw[0] == pytest.approx(
+        float(np.exp(np.median(np.log(pairs[:, 1] / pairs[:, 0]))))
+    )
     assert found.validation.latency.ratio_high < 1
     assert found.validation.drift is not None
     assert found.validation.drift.linf_max > 0.1
