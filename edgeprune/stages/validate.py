@@ -98,18 +98,17 @@ def validate(
         logger.warning("%s", error)
         return Measured(_unreached(target, str(error)))
     drift, notes = _compare(reference, answers["original"], answers["pruned"], labels)
-    found: Timed | None = None
-    reason = ""
-    if latency:
-        found, reason = _latency(original, pruned, inputs, target, folder, seed, progress, against)
+    found, reason = (
+        _latency(original, pruned, inputs, target, folder, seed, progress, against) if latency else (None, "")
+    )
     ratio, more = (found.latency, found.notes) if found else (None, ())
     validation = _reached(target, answers["original"], answers["pruned"], drift, ratio, reason)
     warnings = tuple(dict.fromkeys((*validation.warnings, *notes, *more)))
     return Measured(
         dataclasses.replace(validation, warnings=warnings),
-        pruned_outputs=answers["pruned"].outputs,
-        original_outputs=answers["original"].outputs,
-        launches=found.launches if found else (),
+        answers["pruned"].outputs,
+        answers["original"].outputs,
+        found.launches if found else (),
     )
 
 
