@@ -6,9 +6,9 @@ LeNet-300-100 and, without `--quick`, the ResNet-20 of `benchmarks.cnn`, half of
 simplified by edgeprune. Every runtime gets the same ONNX file and the same MNIST images, 16 of them (4 for
 the ResNet). A cell is the largest difference of any logit to the pruned torch net in float64, in millionths
 of the largest logit; float32 itself rounds to 0.06 of these. Beside it stands the largest bound on the
-rounding term that `edgeprune.bounds.rounding` gives for the target's precision at these images. The script fails where
-an image's difference exceeds its bound. A target that is not here is left out, with its reason on standard
-error.
+rounding term that `edgeprune.bounds.rounding` gives for the target's precision at these images. The script
+fails where an image's difference exceeds its bound. A target that is not here is left out, with its reason on
+standard error.
 """
 
 from __future__ import annotations
