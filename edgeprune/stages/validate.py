@@ -104,12 +104,9 @@ def validate(
     ratio, more = (found.latency, found.notes) if found else (None, ())
     validation = _reached(target, answers["original"], answers["pruned"], drift, ratio, reason)
     warnings = tuple(dict.fromkeys((*validation.warnings, *notes, *more)))
-    return Measured(
-        dataclasses.replace(validation, warnings=warnings),
-        answers["pruned"].outputs,
-        answers["original"].outputs,
-        found.launches if found else (),
-    )
+    validation = dataclasses.replace(validation, warnings=warnings)
+    launches = found.launches if found else ()
+    return Measured(validation, answers["pruned"].outputs, answers["original"].outputs, launches)
 
 
 def _latency(
