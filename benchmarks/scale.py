@@ -196,7 +196,7 @@ def finished(trials: int) -> list[Row]:
                 ("overhead", "a trial", 1e3 * (time.monotonic() - wall) / (mark - before), "ms"),
                 ("processor time", "a trial", 1e3 * (time.process_time() - busy) / (mark - before), "ms"),
                 ("memory", "resident", process.memory_info().rss / 2**20, "MiB"),
-                ("front", "points", len(search.desk.best), ""),
+                ("front", "kept", len(search.desk.best), "points"),
             ]
             rows += [Row("search", m, f"{mark} trials", f, round(v, 1), u, 0) for m, f, v, u in told]
             print(f"{mark} trials: " + ", ".join(f"{m} {v:.1f} {u}" for m, _, v, u in told), flush=True)

@@ -104,7 +104,9 @@ def front_table(record: SearchRecord) -> Table:
     by_number = {trial.number: trial for trial in record.trials}
     keys = [*record.minimized, *(k for k in ("macs", "params", "size") if k not in record.minimized)]
     keys += [f"latency_ms@{t}" for t in record.targets]
-    table = Table(title=f"The front: {len(record.front)} points", title_justify="left")
+    table = Table(
+        title=f"The front: {len(record.front)} point{'s' * (len(record.front) != 1)}", title_justify="left"
+    )
     table.add_column("trial", justify="right")
     for key in keys:
         table.add_column(named(key), justify="right")
