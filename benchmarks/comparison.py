@@ -240,16 +240,20 @@ def _shrunk(subject: Subject, plan: Plan, draw: Draw) -> nn.Module:
 
 
 def _taught(subject: Subject, lesson: Lesson, widths: Mapping[str, int], draw: Draw) -> nn.Module:
-    net, _ = pruned(subject, lesson.start, widths, draw)
-    if lesson.scratch:
-        net = from_scratch(net, draw.seed + 100)
     inputs, labels = draw.inputs, draw.labels
     if lesson.queries:
         inputs = tuple(x[: lesson.queries] for x in subject.pool)
         labels = None if subject.labels is None else subject.labels[: lesson.queries]
     order = torch.randperm(len(inputs[0]), generator=torch.Generator().manual_seed(draw.seed))
-    every = Queries.of(subject.net, inputs, labels if lesson.labelled else None)
     aside = max(1, round(ASIDE * len(order)))
+    seen = draw
+    if not lesson.queries:  # what chooses the epoch must not have chosen the start: it would always win
+        kept = order[aside:]
+        seen = Draw(tuple(x[kept] for x in inputs), None if labels is None else labels[kept], draw.seed)
+    net, _ = pruned(subject, lesson.start, widths, seen)
+    if lesson.scratch:
+        net = from_scratch(net, draw.seed + 100)
+    every = Queries.of(subject.net, inputs, labels if lesson.labelled else None)
     tune(net, every.part(order[aside:]), lesson.recipe, every.part(order[:aside]), seed=draw.seed)
     return net
 
