@@ -92,7 +92,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def told(folder: Path) -> dict[str, Any]:
     """What became of every case, done by one program, each chain in a folder of its own."""
     random = np.random.default_rng(0)
-    np.savez(folder / "d.npz", x=random.standard_normal((600, 8)).astype(np.float32).clip(-9, 9))
+    np.savez(folder / "d.npz", x=random.standard_normal((1400, 8)).astype(np.float32).clip(-9, 9))
     arguments = {
         chain: TRAINED if "trained" in chain else DRAWN if "drawn" in chain else ARGUMENTS for chain in CHAINS
     }
