@@ -6,6 +6,7 @@ measured for a moment only, and what lies in `edgeprune.toml` leaves out what a 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -23,6 +25,8 @@ from terminal import Terminal
 from test_docs import WRITTEN
 
 from edgeprune import profiles
+from edgeprune.profiles import Target
+from edgeprune.runtimes.local import Local
 
 pytestmark = pytest.mark.slow
 
@@ -168,8 +172,43 @@ def _prepare(line: str, words: list[str]) -> None:
     Path("calibration").mkdir(exist_ok=True)
 
 
+_run = Local.run
+
+
+def _steady(self: Local, job: Path, target: Target, limit_s: float) -> Path:
+    """A device whose time is in proportion to a file's weights, so that a budget of time can be kept to.
+
+    Outputs and traces are the real ones; only the clock is another.
+    """
+    content = json.loads((job / "job.json").read_text(encoding="utf-8"))
+    kind = content["kind"]
+    if kind not in ("times", "pairs", "layers"):
+        return _run(self, job, target, limit_s)
+    ms = {name: _weights(job / path) / 40 for name, path in content["models"].items()}
+    answer = {
+        "kind": kind, "status": "ok", "files": content["files"], "environment": {"onnxruntime": "steady"},
+        "placement": {target.runtime.provider: 1}, "load_ms": 1.0, "first_ms": 1.0, "peak_mb": 10.0,
+        "warm_up": 2, "settled": True,
+    }  # fmt: skip
+    if kind == "layers":
+        answer["ms"] = ms
+    elif kind == "times":
+        answer["steady"] = [ms["model"]] * 3
+    else:
+        answer["pairs"] = [[ms["original"], ms["pruned"]]] * 3
+        answer["control"] = [[ms["original"], ms["original"]]] * 3
+    (job / "result.json").write_text(json.dumps(answer), encoding="utf-8")
+    return job
+
+
+def _weights(path: Path) -> int:
+    return sum(int(np.prod(item.dims)) for item in onnx.load(path).graph.initializer)
+
+
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_documented_command_runs(line: str, terminal: Terminal) -> None:
+def test_a_documented_command_runs(
+    line: str, terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     words = [os.path.expandvars(word) for word in shlex.split(line)]
     _prepare(line, words)
     if words[1] == "init":
@@ -183,13 +222,12 @@ def test_a_documented_command_runs(line: str, terminal: Terminal) -> None:
         assert made.code == 0, made.err
     if words[1] == "verify" and "--key" in words:
         assert terminal("sign", words[2], "--key", "private.pem").code == 0
+    if "--speedup" in words or "--latency-ms" in words:
+        monkeypatch.setattr(Local, "run", _steady)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # its times are no real target's
     ended = terminal(*words[1:])
     free = words[1] in ("gate", "targets", "lint", "validate", "package") or "--limit" in words
-    if ("--speedup" in words or "--latency-ms" in words) and ended.code == 2:
-        # a net this small may have no point of that speed; it is then said, with what was timed
-        assert re.search(r"error: --(speedup|latency-ms) .*the original", ended.err), ended.err
-    else:
-        assert ended.code in (UNDECIDED if free else {0}), ended.err
+    assert ended.code in (UNDECIDED if free else {0}), ended.err
     assert "Traceback" not in ended.err
     assert not list(Path().rglob("*.part"))
     if line == "edgeprune demo":
