@@ -271,14 +271,16 @@ def prune(row: Row, net: Any, graph: Any, inputs: tuple[Any, ...]) -> None:
 
 def cutting(net: Any, coupling: Any, plan: Any) -> float:
     """Seconds that cutting the graph and the module takes, without the comparison that shrink makes."""
-    from edgeprune.execution import sharing
+    from edgeprune.copies import sharing
+    from edgeprune.narrowing import narrow_graph, narrow_module, narrow_weights
     from edgeprune.plan import Cuts
-    from edgeprune.stages.shrink import narrow_graph, narrow_module
 
     began = time.perf_counter()
-    narrow_graph(coupling.graph, coupling.alive(plan.keep), {})
+    alive = coupling.alive(plan.keep)
+    ready = narrow_weights(coupling.graph, alive, {})
+    narrow_graph(coupling.graph, alive, {}, ready)
     with contextlib.suppress(Exception):  # a module that cannot be narrowed is left; shrink said why
-        narrow_module(sharing(net), Cuts.of(coupling, plan, "module", ()))
+        narrow_module(sharing(net), Cuts.of(coupling, plan, "module", (), alive), ready)
     return since(began)
 
 

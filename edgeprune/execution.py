@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
 from edgeprune.labels import Bools
-
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +61,20 @@ class Interpreter(fx.Interpreter):
         self.stop_early = False
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """A weight, replaced and cast as asked."""
+        """A weight, replaced as asked; it is cast where it is used, since all are fetched at the start."""
         found = self.weights.get(target)
-        value = super().get_attr(target, args, kwargs) if found is None else found
-        return self._cast(value)
+        return super().get_attr(target, args, kwargs) if found is None else found
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """An operation, in the asked precision."""
-        if self.dtype is not None:  # casts and constants of the traced precision follow the asked one
-            args, kwargs = (tree_map(self._precision, given) for given in (args, kwargs))
         found = super().call_function(target, args, kwargs)
         return self._cast(found)  # a choice between two numbers has the default precision
 
     def _precision(self, value: Any) -> Any:
-        return self.dtype if isinstance(value, torch.dtype) and value.is_floating_point else value
+        """Weights, casts and constants of the traced precision follow the asked one."""
+        if isinstance(value, torch.dtype):
+            return self.dtype if value.is_floating_point else value
+        return self._cast(value)
 
     def _cast(self, value: Any) -> Any:
         wanted = self.dtype is not None and isinstance(value, Tensor) and value.is_floating_point()
@@ -89,9 +85,11 @@ class Interpreter(fx.Interpreter):
         return self._cast(super().placeholder(target, args, kwargs))
 
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
-        """Arguments, muted where a mask says so."""
-        if n.name not in self.masks:
-            return super().fetch_args_kwargs_from_env(n)
+        """Arguments in the asked precision, muted where a mask says so."""
+        given = self._muted(n) if n.name in self.masks else super().fetch_args_kwargs_from_env(n)
+        return given if self.dtype is None else tree_map(self._precision, given)
+
+    def _muted(self, n: fx.Node) -> Any:
         muted: dict[fx.Node, Tensor] = {}
         for mask in self.masks[n.name]:
             source = next(a for a in n.all_input_nodes if a.name == mask.data)
@@ -106,7 +104,7 @@ class Interpreter(fx.Interpreter):
         """One node; its value is remembered where it is wanted."""
         value = self._normalised(n, self.anew[n.name]) if n.name in self.anew else super().run_node(n)
         if n.name in self.wanted:
-            self.values[n.name] = value
+            self.values[n.name] = self._cast(value)
             if self.stop_early and len(self.values) == len(self.wanted):
                 raise AllSeen
         return value
@@ -150,34 +148,6 @@ def run_in(
     """
     with torch.no_grad():
         return flatten_outputs(Interpreter(module, weights or {}, frozenset(), {}, dtype).run(*inputs))
-
-
-def sharing(module: ModuleT) -> ModuleT:
-    """A deep copy of everything but the tensors, which both modules share."""
-    memo: dict[int, Any] = {}
-    for part in module.modules():
-        for value in (*part._parameters.values(), *part._buffers.values(), *vars(part).values()):
-            if isinstance(value, Tensor):
-                memo[id(value)] = value
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        return copy.deepcopy(module, memo)
-
-
-def copied(module: ModuleT) -> ModuleT:
-    """A deep copy; the warning that copying a traced module gives is torch's own affair.
-
-    Tensors that a module computed of its parameters (an old weight norm's) are copied without their history.
-    """
-    memo: dict[int, Any] = {
-        id(value): value.detach().clone()
-        for part in module.modules()
-        for value in vars(part).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        return copy.deepcopy(module, memo)
 
 
 def flatten_outputs(result: Any) -> tuple[Tensor, ...]:

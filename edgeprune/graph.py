@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from edgeprune.copies import copied as copied
 from edgeprune.execution import Mask as Mask
-from edgeprune.execution import copied as copied
 from edgeprune.execution import flatten_outputs as flatten_outputs
 from edgeprune.labels import FIXED as FIXED
 from edgeprune.labels import Axes as Axes
@@ -224,6 +224,15 @@ class Group:
     readers: tuple[Reader, ...]
     convolutional: bool
     approximate: str = ""
+    _units: dict[tuple[str, int], Ints] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        found = {(place.weight, place.axis): place.units for place in reversed(self.places)}
+        object.__setattr__(self, "_units", found)
+
+    def units_at(self, weight: str, axis: int) -> Ints | None:
+        """For each index of a weight's axis its unit, −1 for none; None where the axis carries none."""
+        return self._units.get((weight, axis))
 
     @property
     def size(self) -> int:
@@ -273,6 +282,7 @@ class Alive:
     coupling: Coupling
     living: Bools
     _masks: dict[int, Bools] = field(default_factory=dict, repr=False, compare=False)
+    _left: dict[bytes, Ints | None] = field(default_factory=dict, repr=False, compare=False)
 
     def mask(self, labels: Ints) -> Bools:
         """Which of the labels are left."""
@@ -298,6 +308,17 @@ class Alive:
         if found is None:
             return ()
         return tuple(self._of(labels) for labels in found)  # type: ignore[arg-type]
+
+    def left(self, name: str) -> tuple[Ints | None, ...]:
+        """For each axis of a node's tensor the indices that are left, None where nothing was removed."""
+        return tuple(self._indices(mask) for mask in self.axes(name))
+
+    def _indices(self, mask: Bools) -> Ints | None:
+        """Layers that share their channels share the indices."""
+        key = mask.tobytes()
+        if key not in self._left:
+            self._left[key] = None if mask.all() else np.flatnonzero(mask)
+        return self._left[key]
 
     def parts(self, name: str) -> tuple[tuple[Bools, ...], ...]:
         """The same for each tensor of a node that returns several."""

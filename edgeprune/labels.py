@@ -25,7 +25,9 @@ class Labels:
         self._parent: Ints = np.zeros(1, dtype=np.int64)
         self._reason: Ints = np.zeros(1, dtype=np.int64)
         self._size = 1
+        self._settled = False
         self.reasons: list[str] = ["a size that the operation fixes"]
+        self._known = {reason: k for k, reason in enumerate(self.reasons)}
 
     def fresh(self, count: int) -> Ints:
         """`count` new labels, each a class of its own."""
@@ -43,13 +45,22 @@ class Labels:
     def find(self, labels: Ints) -> Ints:
         """The representative of each label's class (the smallest member), same shape."""
         roots = self._parent[labels]
-        while True:
-            above = self._parent[roots]
-            if np.array_equal(above, roots):
-                break
-            roots = above
+        if self._settled:
+            return roots
+        above = self._parent[roots]
+        if (above == roots).all():
+            return roots
+        while not (above == roots).all():
+            roots, above = above, self._parent[above]
         self._parent[labels] = roots
         return roots
+
+    def settle(self) -> Ints:
+        """The representative of every label; until labels are tied again, finding one is one look-up."""
+        every = np.arange(self._size, dtype=np.int64)
+        found = self.find(every)
+        self._settled = True
+        return found
 
     def tie(self, first: Ints, second: Ints) -> None:
         """Make first[i] and second[i] live or die together, for every i."""
@@ -60,18 +71,24 @@ class Labels:
             apart = a != b
             if not apart.any():
                 return
+            self._settled = False
             low, high = np.minimum(a, b)[apart], np.maximum(a, b)[apart]
             np.minimum.at(self._parent, high, low)
-            np.minimum.at(self._reason, self.find(high), self._reason[high])
+            reasons = self._reason[high]
+            if (reasons != _FREE).any():
+                np.minimum.at(self._reason, self.find(high), reasons)
+            if (self._parent[high] == low).all():
+                return  # no class was tied to two others at once
 
     def pin(self, labels: Ints, reason: str) -> None:
         """Forbid the removal of these labels (and of all that is tied to them, now or later)."""
-        roots = np.unique(self.find(labels))
+        roots = self.find(labels)
         free = roots[self._reason[roots] == _FREE]
         if len(free):
-            if reason not in self.reasons:
+            if reason not in self._known:
+                self._known[reason] = len(self.reasons)
                 self.reasons.append(reason)
-            self._reason[free] = self.reasons.index(reason)
+            self._reason[free] = self._known[reason]
 
     def pinned(self, labels: Ints) -> Bools:
         """Which of the labels may never be removed."""

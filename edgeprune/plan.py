@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from edgeprune.attributes import Attributes
 from edgeprune.errors import UsageError
 from edgeprune.files import write_text
-from edgeprune.graph import Coupling, Ints
+from edgeprune.graph import Alive, Coupling, Ints
 
 PLAN_VERSION = 1
 
@@ -144,16 +144,25 @@ class Cuts:
     norm_axes: bool = False
 
     @staticmethod
-    def of(coupling: Coupling, plan: Plan, shrunk: str, exclude: tuple[str, ...]) -> Cuts:
-        """The cuts that a plan means for a coupled graph."""
-        alive = coupling.alive(plan.keep)
+    def of(
+        coupling: Coupling, plan: Plan, shrunk: str, exclude: tuple[str, ...], alive: Alive | None = None
+    ) -> Cuts:
+        """The cuts that a plan means for a coupled graph.
+
+        Args:
+            alive: what the plan leaves, where that is known already.
+        """
+        alive = alive or coupling.alive(plan.keep)
         weights: dict[str, dict[int, tuple[int, ...]]] = {}
+        written: dict[int, tuple[int, ...]] = {}  # by identity: many axes share their indices
         for node in coupling.graph.nodes.values():
             if node.operation != "weight":
                 continue
-            for axis, mask in enumerate(alive.axes(node.name)):
-                if not mask.all():
-                    weights.setdefault(node.target, {})[axis] = tuple(np.flatnonzero(mask).tolist())
+            for axis, index in enumerate(alive.left(node.name)):
+                if index is not None:
+                    if id(index) not in written:
+                        written[id(index)] = tuple(index.tolist())
+                    weights.setdefault(node.target, {})[axis] = written[id(index)]
         chosen = plan.selections.items()
         return Cuts(
             weights,
@@ -228,7 +237,8 @@ class Shrunk:
 
     Attributes:
         module: what to use from here on; parameters keep their names.
-        graph: the narrowed graph, with the same weights; its nodes are named like the original's.
+        graph: the narrowed graph, with the same weights, in the same memory; its nodes are named like the
+            original's.
         kind: whether it is the user's module or the exported graph.
         reason: why it is the graph, '' for the module.
         cuts: what was cut from which weight.

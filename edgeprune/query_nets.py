@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgeprune.copies import copied
 from edgeprune.errors import CalibrationError, UsageError
-from edgeprune.execution import copied, flatten_outputs
+from edgeprune.execution import flatten_outputs
 from edgeprune.limits import UserMetric
 from edgeprune.measures import load_function
 

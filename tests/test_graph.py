@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,9 @@ from hypothesis import strategies as st
 from nets import net, noise, seeded
 from plans import coupled
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from edgeprune.execution import run_in
 from edgeprune.graph import FIXED, Flow, Labels, Mask, Ref, flatten_outputs
 from edgeprune.stages.trace import trace
 
@@ -238,3 +242,26 @@ def test_what_is_left_under_a_plan() -> None:
     assert alive.whole(next(n.name for n in coupling.graph.nodes.values() if n.operation == "cat"))
     output = next(n for n in coupling.graph.nodes.values() if n.operation == "output")
     assert alive.axes(output.name) == alive.parts(output.name) == ()
+
+
+def test_weights_are_cast_one_by_one() -> None:
+    net_, x = nn.Sequential(*[nn.Linear(6, 6, bias=False) for _ in range(8)]).eval(), torch.randn(2, 6)
+    graph = trace(net_, [x])
+    alive: list[weakref.ref[Tensor]] = []
+    most = []
+
+    class Watch(TorchDispatchMode):
+        """Counts the weights in double that are alive at once."""
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            made = func(*args, **(kwargs or {}))
+            if func is torch.ops.aten._to_copy.default and made.shape == (6, 6):
+                alive.append(weakref.ref(made))
+                most.append(sum(one() is not None for one in alive))
+            return made
+
+    with Watch():
+        (out,) = run_in(graph.module, [x], torch.float64)
+    assert len(most) == 8
+    assert max(most) <= 2
+    assert torch.allclose(out, net_.double()(x.double()))

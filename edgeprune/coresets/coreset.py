@@ -74,6 +74,8 @@ class Evidence:
         gradients: (n,) float64, E(h ∂L/∂h)² of each unit; only for methods that ask for it.
         raw: the rows as they are stored, no batch norm folded in; empty where they are the same.
         responses: for each of those layers the activation itself, where it is known; else its name tells.
+        count: number of units, for methods that do not look at rows.
+        summed: what `powers` answers where there are no rows.
     """
 
     name: str
@@ -85,6 +87,8 @@ class Evidence:
     gradients: Floats | None = None
     raw: tuple[Floats, ...] = ()
     responses: tuple[Response | None, ...] = ()
+    count: int = 0
+    summed: Callable[[int], tuple[Floats, ...]] | None = None
 
     @property
     def stored(self) -> tuple[Floats, ...]:
@@ -94,7 +98,20 @@ class Evidence:
     @property
     def size(self) -> int:
         """Number of units, n."""
-        return len(self.rows[0])
+        return self.count or len(self.rows[0])
+
+    def powers(self, order: int) -> tuple[Floats, ...]:
+        """For each layer that makes the units, (n,) Σ |p|^order over their weights as they are stored."""
+        if self.summed is not None:
+            return self.summed(order)
+        return tuple(powers(rows, order) for rows in self.stored)
+
+
+def powers(rows: Floats, order: int) -> Floats:
+    """Σ |x|^order of each row, (n,)."""
+    if order == 2:
+        return np.asarray(np.einsum("ij,ij->i", rows, rows))
+    return np.asarray((np.abs(rows) ** order).sum(axis=1))
 
 
 class Coreset(ABC):
@@ -103,6 +120,7 @@ class Coreset(ABC):
     Attributes:
         name: what users type after --method.
         hears: whether it looks at the readers at all; without, the evidence has no hearings.
+        needs_rows: whether it looks at the weights that make the units, not only at their `powers`.
         needs_data: whether the hearings must carry moments.
         needs_samples: whether those moments, or what else it needs, must come from inputs that can be run.
         needs_shares: whether the hearings must carry shares.
@@ -116,6 +134,7 @@ class Coreset(ABC):
 
     name: ClassVar[str]
     hears: ClassVar[bool] = True
+    needs_rows: ClassVar[bool] = True
     needs_data: ClassVar[bool] = False
     needs_samples: ClassVar[bool] = False
     needs_shares: ClassVar[bool] = False

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from edgeprune.coresets.coreset import Coreset, Evidence, Floats
+from edgeprune.coresets.coreset import Coreset, Evidence
 from edgeprune.plan import Selection
 
 
@@ -20,19 +20,13 @@ class Magnitude(Coreset):
 
     name: ClassVar[str] = "magnitude"
     hears: ClassVar[bool] = False
+    needs_rows: ClassVar[bool] = False
     order: ClassVar[int] = 2
 
     def choose(self, evidence: Evidence, size: int, generator: np.random.Generator) -> Selection:
-        score = np.sum([_powers(rows, self.order) for rows in evidence.stored], axis=0)
+        score = np.sum(evidence.powers(self.order), axis=0)
         keep = np.sort(np.argsort(-score, kind="stable")[:size])
         return Selection(keep)
-
-
-def _powers(rows: Floats, order: int) -> Floats:
-    """Σ |x|^order of each row, (n,)."""
-    if order == 2:
-        return np.asarray(np.einsum("ij,ij->i", rows, rows))
-    return np.asarray((np.abs(rows) ** order).sum(axis=1))
 
 
 class MagnitudeL1(Magnitude):

@@ -19,6 +19,7 @@ class Uniform(Coreset):
 
     name: ClassVar[str] = "uniform"
     hears: ClassVar[bool] = False
+    needs_rows: ClassVar[bool] = False
     random: ClassVar[bool] = True
 
     def choose(self, evidence: Evidence, size: int, generator: np.random.Generator) -> Selection:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from edgeprune.coresets import Evidence, Hearing
-from edgeprune.coresets.coreset import Floats, Response
+from edgeprune.coresets.coreset import Floats, Response, powers
 from edgeprune.coresets.sensitivity import ADMISSIBLE
 from edgeprune.graph import Alive, Graph, Group, Ints, Node, Reader
 from edgeprune.observation.gaussian import isotropic
@@ -18,6 +19,7 @@ from edgeprune.observation.importance import gradients_of, shares_of
 from edgeprune.observation.knowledge import Knowledge
 from edgeprune.observation.moments import listen, positions
 from edgeprune.observation.patches import shift_site
+from edgeprune.observation.powers import plain_powers
 from edgeprune.observation.propagation import propagate
 from edgeprune.observation.ways import Way, way
 
@@ -45,19 +47,29 @@ class Scene:
 
 
 def gather(
-    scene: Scene, group: Group, *, hears: bool = True, shares: bool = False, gradients: bool = False
+    scene: Scene,
+    group: Group,
+    *,
+    hears: bool = True,
+    rows: bool = True,
+    shares: bool = False,
+    gradients: bool = False,
 ) -> Evidence:
     """All that a coreset method may see of a group.
 
     Args:
         hears: whether the readers are looked at; without them it is much faster, and the rows are as stored.
+        rows: whether the weights that make the units are looked at; without them there are only their powers.
         shares: also what part each unit has of its readers' sums, over the samples.
         gradients: also the mean squared first-order change of the loss without each unit.
     """
     graph, samples = scene.graph, None if scene.knowledge is None else scene.knowledge.samples
     plain = [reader for reader in group.readers if reader.weight is not None and hears]
     makers = [graph.nodes[name] for name in group.producers]
-    rows = tuple(_rows(graph, group, maker, scene.weights, folded=hears) for maker in makers)
+    if not (hears or rows):
+        summed = partial(_summed, scene, group)
+        return Evidence(group.name, (), (), (), (), count=group.size, summed=summed)
+    folded = tuple(_rows(graph, group, maker, scene.weights, folded=hears) for maker in makers)
     ways = [way(graph, group, reader) for reader in plain]
     heard = [_applied(maker.name, ways) for maker in makers]
     laws = _moments(scene, group, plain, ways)
@@ -67,7 +79,7 @@ def gather(
         parts = shares_of(graph, group, plain, scene.weights, samples, fixed)
     return Evidence(
         group.name,
-        rows,
+        folded,
         tuple(name for name, _ in heard),
         tuple(scene.radii.get(maker.name) for maker in makers),
         tuple(_hearing(scene, group, r, m, s) for r, m, s in zip(plain, laws, parts, strict=True)),
@@ -78,6 +90,18 @@ def gather(
         raw=tuple(_rows(graph, group, maker, scene.weights, folded=False) for maker in makers if hears),
         responses=tuple(function for _, function in heard),
     )
+
+
+def _summed(scene: Scene, group: Group, order: int) -> tuple[Floats, ...]:
+    """Σ |p|^order of each unit, for each layer that makes it."""
+    found = []
+    for name in group.producers:
+        maker = scene.graph.nodes[name]
+        size = plain_powers(scene.graph, group, maker, scene.weights, order)
+        if size is None:
+            size = powers(_rows(scene.graph, group, maker, scene.weights, folded=False), order)
+        found.append(size)
+    return tuple(found)
 
 
 def _applied(maker: str, ways: Sequence[Way]) -> tuple[str, Response | None]:
@@ -183,7 +207,9 @@ def queries_of(weights: Mapping[str, Tensor], group: Group, reader: Reader) -> F
 
 
 def _queries(weight: Tensor, group: Group, reader: Reader) -> Floats:
-    units = next(p.units for p in group.places if p.weight == reader.weight and p.axis == reader.axis)
+    assert reader.weight is not None
+    units = group.units_at(reader.weight, reader.axis)
+    assert units is not None
     turned = weight.movedim(reader.axis, 0)
     outputs = turned.shape[1] if turned.dim() > 1 else 1
     flat = turned.reshape(len(turned), outputs, -1).numpy()
@@ -254,7 +280,7 @@ def _rows(
     the places side by side.
     """
     name = graph.weight_of(maker.get("weight"))
-    units = next((p.units for p in group.places if p.weight == name and p.axis == 0), None)
+    units = None if name is None else group.units_at(name, 0)
     if name is None or units is None:
         return _carried(graph, group, maker, weights)
     value = weights[name].flatten(1)

@@ -107,7 +107,7 @@ def restated(graph: Graph, alive: Alive, weights: Mapping[str, Tensor]) -> dict[
     found: dict[str, Tensor] = {}
     for node in graph.nodes.values():
         rule = operation_for(node.operation) if not graph.moves(node.name) else None
-        if rule is not None:
+        if rule is not None and type(rule).restate is not Operation.restate:
             found.update(rule.restate(node, alive, {**weights, **found}))
     return found
 

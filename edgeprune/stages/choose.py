@@ -35,6 +35,7 @@ from edgeprune.observation import (
 from edgeprune.observation.knowledge import Knowledge, know
 from edgeprune.plan import Plan, Selection
 from edgeprune.progress import Progress, silent
+from edgeprune.silenced import Weights
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ def choose(
     again = recalibrate or manner.recalibrate
     knowledge = _knowledge(coupling, coreset, manner, samples, seed, again, progress)
     random, torch_random = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    net = _Net(coupling, dict(coupling.graph.weights), coupling.alive({}))
+    net = _Net(coupling, Weights(coupling.graph.weights), coupling.alive({}), coreset.hears)
     todo = [group for group in coupling.groups if widths[group.name] < group.size]
     todo = todo[:: -1 if manner.direction == "top-down" else 1]
     run = knowledge.samples if knowledge is not None else None
@@ -112,7 +113,7 @@ def choose(
         _settle(net, run, torch_random, progress)
     if again and run is not None:
         _recalibrate(coupling, net.weights, run)
-    return Plan(method, net.selections, net.changed(), _notes(coreset))
+    return Plan(method, net.selections, net.weights.changed(), _notes(coreset))
 
 
 def _evidence(scene: Scene, group: Group, coreset: Coreset) -> Evidence:
@@ -121,6 +122,7 @@ def _evidence(scene: Scene, group: Group, coreset: Coreset) -> Evidence:
         scene,
         group,
         hears=coreset.hears,
+        rows=coreset.needs_rows,
         shares=coreset.needs_shares,
         gradients=coreset.needs_gradients,
     )
@@ -132,7 +134,8 @@ class _Net:
 
     Attributes:
         weights: the current weights at original sizes, by qualified name.
-        alive: what is left of every axis.
+        alive: what is left of every axis, where anybody listens.
+        heard: whether the method listens.
         selections: by group, what was chosen so far.
         fitted: readers by node, in the order in which they were refitted last.
         originals: what the original net computes where readers are refitted.
@@ -140,8 +143,9 @@ class _Net:
     """
 
     coupling: Coupling
-    weights: dict[str, Tensor]
+    weights: Weights
     alive: Alive
+    heard: bool = True
     selections: dict[str, Selection] = field(default_factory=dict)
     fitted: dict[str, Reader] = field(default_factory=dict)
     originals: Originals | None = None
@@ -150,21 +154,11 @@ class _Net:
     def take(self, group: Group, selection: Selection) -> None:
         """Let a group keep what was selected of it."""
         self.selections[group.name] = selection
-        self.alive = self.alive.narrowed(group, selection.keep)
+        if self.heard:
+            self.alive = self.alive.narrowed(group, selection.keep)
         for reader in group.readers:
             if reader.weight is not None:
                 _compensate(self, group, reader, selection)
-
-    def own(self, name: str) -> Tensor:
-        """A weight that may be written into: the plan's copy, made at the first call."""
-        if self.weights[name] is self.coupling.graph.weights[name]:
-            self.weights[name] = self.weights[name].clone()
-        return self.weights[name]
-
-    def changed(self) -> dict[str, Tensor]:
-        """The weights that are no longer the original's."""
-        original = self.coupling.graph.weights
-        return {name: w for name, w in self.weights.items() if w is not original[name]}
 
 
 def _knowledge(
@@ -214,14 +208,16 @@ def _notes(coreset: Coreset) -> tuple[str, ...]:
 def _compensate(net: _Net, group: Group, reader: Reader, selection: Selection) -> None:
     """W′ = W · mixᵀ in a reader, zeros where units left; the shift goes to the shift site."""
     assert reader.weight is not None
-    units = next(p.units for p in group.places if p.weight == reader.weight and p.axis == reader.axis)
-    gone = np.setdiff1d(np.arange(group.size), selection.keep)
-    places = positions(units, group.size)
-    removed = np.concatenate([place[gone][place[gone] >= 0] for place in places])
+    units = group.units_at(reader.weight, reader.axis)
+    assert units is not None
+    gone = np.ones(group.size, dtype=np.bool_)
+    gone[selection.keep] = False
+    removed = np.flatnonzero(gone[units] & (units >= 0))
     factors = (selection.factors or {}).get(reader.node)
     if not reader.compensable or (selection.mix is None and factors is None):
-        net.own(reader.weight).index_fill_(reader.axis, torch.from_numpy(removed), 0.0)
+        net.weights.silence(reader.weight, reader.axis, removed)
         return
+    places = positions(units, group.size)
     weight = net.weights[reader.weight].movedim(reader.axis, 0).double()
     new = weight.clone()
     new[torch.from_numpy(removed)] = 0.0
@@ -273,19 +269,19 @@ def _refit(net: _Net, reader: Reader, samples: Sequence[Tensor], generator: torc
     channels = np.flatnonzero(alive.axes(reader.data)[reader.data_axis])
     left = alive.axes(reader.node)[-1 if graph.nodes[reader.node].operation == "linear" else 1]
     counted = net.audible.get(reader.data)
-    net.weights.update(
-        refit(
-            graph,
-            reader,
-            channels,
-            np.flatnonzero(left),
-            net.weights,
-            samples,
-            generator,
-            net.originals,
-            counted,
-        )
+    fitted = refit(
+        graph,
+        reader,
+        channels,
+        np.flatnonzero(left),
+        net.weights,
+        samples,
+        generator,
+        net.originals,
+        counted,
     )
+    for name, value in fitted.items():
+        net.weights[name] = value
 
 
 def _originals(graph: Graph, groups: Iterable[Group]) -> Originals:
@@ -323,7 +319,7 @@ def _distinct(readers: Iterable[Reader]) -> list[Reader]:
     return list({reader.node: reader for reader in readers}.values())
 
 
-def _recalibrate(coupling: Coupling, weights: dict[str, Tensor], samples: Sequence[Tensor]) -> None:
+def _recalibrate(coupling: Coupling, weights: Weights, samples: Sequence[Tensor]) -> None:
     """Set running means and variances to what the pruned net shows on the samples, in graph order."""
     graph = coupling.graph
     for node in graph.nodes.values():

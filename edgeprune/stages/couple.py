@@ -6,14 +6,14 @@ import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from edgeprune.errors import UnsupportedModel, UsageError
 from edgeprune.graph import (
     Axes,
+    Bools,
     Contact,
     Coupling,
     Flow,
@@ -59,27 +59,24 @@ def couple(
         UnsupportedModel: the time limit was reached; the operation at work is named.
     """
     flow = _best_flow(graph, exclude, allow_norm_axes, limit_s, progress)
-    group_of, unit_of = (np.full(len(flow.labels), -1, dtype=np.int64) for _ in range(2))
+    classes = _Classes.of(flow)
+    owners, units = (np.full(len(flow.labels), -1, dtype=np.int64) for _ in range(2))
     found: list[tuple[str, Ints, list[Contact]]] = []
-    pinned: list[PinnedGroup] = []
+    pinned: dict[PinnedGroup, None] = {}  # a layer that is called twice is one layer
     taken: Counter[str] = Counter()
-    signatures = _signatures(flow)
-    for made in _components(flow):
+    for made in _components(flow, classes):
         labels = np.concatenate([_labels(flow, c) for c in made])
-        fixed = flow.labels.pinned(labels)
-        name = _name(graph, made[0])
-        if fixed.any():
-            reason = flow.labels.reason(int(labels[fixed][0]))
+        free = classes.free[labels]
+        if not free.all():
+            reason = flow.labels.reason(int(labels[np.argmin(free)]))
             places = tuple((graph.weight_of(c.argument) or c.argument.name, c.axis) for c in made)
-            left_alone = PinnedGroup(name, int(fixed.sum()), places, reason)
-            if left_alone not in pinned:  # a layer that is called twice is one layer
-                pinned.append(left_alone)
-        for part, roots, makers in _parts(flow, made, labels[~fixed], signatures):
+            pinned[PinnedGroup(_name(graph, made[0]), int((~free).sum()), places, reason)] = None
+        for part, roots, makers in _parts(flow, made, classes):
             taken[part] += 1
             unique = part if taken[part] == 1 else f"{part}#{taken[part]}"
-            group_of[roots], unit_of[roots] = len(found), np.arange(len(roots))
+            owners[roots], units[roots] = len(found), np.arange(len(roots))
             found.append((unique, roots, makers))
-    groups = _groups(flow, found, group_of, unit_of)
+    groups = _groups(flow, found, owners[classes.roots], units[classes.roots])
     _warn_unnamed(groups)
     return Coupling(graph, flow.labels, flow.axes, tuple(groups), tuple(pinned), allow_norm_axes)
 
@@ -191,75 +188,97 @@ def _labels(flow: Flow, contact: Contact) -> Ints:
     return flow.of(contact.argument)[contact.axis]
 
 
-def _components(flow: Flow) -> list[list[Contact]]:
+@dataclass(frozen=True, slots=True)
+class _Classes:
+    """What is known of every label once no more are tied.
+
+    Attributes:
+        roots: the representative of its class.
+        free: whether it can be removed.
+        signatures: a number, where it is free, that tells on which axes of which tensors its class lies.
+    """
+
+    roots: Ints
+    free: Bools
+    signatures: np.ndarray[tuple[int], np.dtype[np.uint64]]
+
+    @staticmethod
+    def of(flow: Flow) -> _Classes:
+        """Every axis draws a random number from a fixed seed, and a class sums those of its axes.
+
+        Equal sums are equal sets of axes but for a chance of 2⁻⁶⁴ a pair.
+        """
+        roots = flow.labels.settle()
+        free = ~flow.labels.pinned(roots)
+        total = np.zeros(len(roots), dtype=np.uint64)
+        axes = [roots[axis[free[axis]]] for axis in _axes(flow)]
+        if axes:
+            on = np.repeat(np.arange(len(axes)), [len(axis) for axis in axes])
+            pairs = on * len(roots) + np.concatenate(axes)
+            if not (pairs[1:] > pairs[:-1]).all():  # a class may lie on an axis in several places
+                pairs = np.unique(pairs)
+            on, classes = np.divmod(pairs, len(roots))
+            drawn = np.random.default_rng(0).integers(1, 2**64 - 1, len(axes), dtype=np.uint64)
+            np.add.at(total, classes, drawn[on])
+        return _Classes(roots, free, total)
+
+
+def _axes(flow: Flow) -> list[Ints]:
+    """The axes of all tensors, each once."""
+    found: dict[int, Ints] = {}
+    for axes in flow.axes.values():
+        for part in axes or ():
+            for axis in (part,) if isinstance(part, np.ndarray) else (part or ()):
+                found[id(axis)] = axis
+    return list(found.values())
+
+
+def _components(flow: Flow, classes: _Classes) -> list[list[Contact]]:
     """Contacts that make channels, gathered where they share a class of labels.
 
     Classes that lie on one produced axis belong to one component: a layer's channels are chosen
     among each other.
     """
     made = [c for c in flow.contacts if c.role == "produce"]
-    if not made:
-        return []
-    rows, columns = [], []
+    above = list(range(len(made)))
+    seen = np.full(len(classes.roots), -1, dtype=np.int64)
+
+    def top(k: int) -> int:
+        while above[k] != k:
+            above[k] = k = above[above[k]]
+        return k
+
     for k, contact in enumerate(made):
         labels = _labels(flow, contact)
-        roots = np.unique(flow.labels.find(labels[~flow.labels.pinned(labels)]))
-        rows.append(np.full(len(roots), k))
-        columns.append(roots)
-    row, column = np.concatenate(rows), np.concatenate(columns) + len(made)
-    size = len(made) + len(flow.labels)
-    _, component = connected_components(
-        coo_array((np.ones(len(row)), (row, column)), shape=(size, size)),  # type: ignore[no-untyped-call]
-        False,
-    )
+        roots = classes.roots[labels[classes.free[labels]]]
+        for other in set(seen[roots].tolist()) - {-1}:
+            above[top(k)] = top(other)
+        seen[roots] = k
     gathered: dict[int, list[Contact]] = defaultdict(list)
     for k, contact in enumerate(made):
-        gathered[int(component[k])].append(contact)
+        gathered[top(k)].append(contact)
     return list(gathered.values())
 
 
-def _signatures(flow: Flow) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """For each class of labels a number that tells on which axes of which tensors it lies.
-
-    Every axis draws a random number from a fixed seed, and a class sums those of its axes: equal
-    sums are equal sets of axes but for a chance of 2⁻⁶⁴ a pair.
-    """
-    random = np.random.default_rng(0)
-    total = np.zeros(len(flow.labels), dtype=np.uint64)
-    seen: set[int] = set()
-    for found in flow.axes.values():
-        for part in found or ():
-            for axis in (part,) if isinstance(part, np.ndarray) else (part or ()):
-                if id(axis) not in seen and len(axis):
-                    seen.add(id(axis))
-                    roots = np.unique(flow.labels.find(axis))
-                    total[roots] += random.integers(1, 2**64 - 1, dtype=np.uint64)
-    return total
-
-
-def _parts(
-    flow: Flow,
-    made: list[Contact],
-    labels: Ints,
-    signatures: np.ndarray[tuple[int], np.dtype[np.uint64]],
-) -> Iterator[tuple[str, Ints, list[Contact]]]:
+def _parts(flow: Flow, made: list[Contact], classes: _Classes) -> Iterator[tuple[str, Ints, list[Contact]]]:
     """Cut a component where its channels part: each group keeps a unit, so no axis is left empty.
 
     Yields:
         A name, the representative labels and the makers of each group.
     """
-    roots = np.unique(flow.labels.find(labels))
+    on = [_labels(flow, c) for c in made]
+    roots = np.unique(classes.roots[np.concatenate([axis[classes.free[axis]] for axis in on])])
     if not len(roots):
         return
-    kinds = np.unique(signatures[roots])
-    ordered = sorted((roots[signatures[roots] == kind] for kind in kinds), key=lambda part: int(part[0]))
-    on = [(c, flow.labels.find(_labels(flow, c))) for c in made]
-    for part in ordered:
-        makers = [(c, np.flatnonzero(np.isin(axis, part))) for c, axis in on]
-        makers = [(c, index) for c, index in makers if len(index)]
+    kinds = np.unique(classes.signatures[roots])
+    parts = [roots[classes.signatures[roots] == kind] for kind in kinds] if len(kinds) > 1 else [roots]
+    for part in sorted(parts, key=lambda part: int(part[0])):
+        kind = classes.signatures[part[0]]
+        lie = [classes.free[axis] & (classes.signatures[classes.roots[axis]] == kind) for axis in on]
+        makers = [(c, np.flatnonzero(there)) for c, there in zip(made, lie, strict=True) if there.any()]
         first, index = makers[0]
         name = _name(flow.graph, first)
-        if len(ordered) > 1 and len(index) == index[-1] - index[0] + 1:
+        if len(parts) > 1 and len(index) == index[-1] - index[0] + 1:
             whole = len(index) == len(_labels(flow, first))
             name = name if whole else f"{name}[{index[0]}:{index[-1] + 1}]"
         yield name, part, [c for c, _ in makers]
@@ -274,13 +293,22 @@ def _name(graph: Graph, contact: Contact) -> str:
 def _groups(
     flow: Flow, found: Sequence[tuple[str, Ints, list[Contact]]], group_of: Ints, unit_of: Ints
 ) -> list[Group]:
-    """Hand every axis of every weight, and every reader, to the groups whose units it carries."""
+    """Hand every axis of every weight, and every reader, to the groups whose units it carries.
+
+    Args:
+        group_of: the group that each label belongs to, −1 for none.
+        unit_of: which of its units the label is.
+    """
 
     def units(axis: Ints) -> Iterator[tuple[int, Ints]]:
-        roots = flow.labels.find(axis)
-        owners = group_of[roots]
+        owners = group_of[axis]
+        first = int(owners.min(initial=len(found)))
+        if first == owners.max(initial=-1):
+            if first >= 0:
+                yield first, unit_of[axis]
+            return
         for owner in np.unique(owners[owners >= 0]).tolist():
-            yield owner, np.where(owners == owner, unit_of[roots], -1)
+            yield owner, np.where(owners == owner, unit_of[axis], -1)
 
     places: dict[int, list[Place]] = defaultdict(list)
     readers: dict[int, list[Reader]] = defaultdict(list)

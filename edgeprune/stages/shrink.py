@@ -11,18 +11,24 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from edgeprune.attributes import compute_anew, follow, forget, guesses
+from edgeprune.attributes import guesses
+from edgeprune.copies import copied, in_precision, sharing
 from edgeprune.errors import BrokenPromise, ModelError
-from edgeprune.execution import Anew, run_in, sharing
-from edgeprune.graph import Alive, Coupling, Graph, Mask, Ref, copied, flatten_outputs
-from edgeprune.ops import family_of, operation_for, restated
+from edgeprune.execution import Anew, run_in
+from edgeprune.graph import Alive, Coupling, Mask, flatten_outputs
+from edgeprune.narrowing import fill as fill
+from edgeprune.narrowing import narrow_graph as narrow_graph
+from edgeprune.narrowing import narrow_module as narrow_module
+from edgeprune.narrowing import narrow_weights, narrowed
+from edgeprune.ops import operation_for, restated
 from edgeprune.plan import Cuts, Plan, Shrunk
+from edgeprune.silenced import loud
 
 logger = logging.getLogger(__name__)
 
@@ -42,21 +48,22 @@ def shrink(
         BrokenPromise: the narrowed graph or the narrowed module does not equal the masked net.
     """
     alive = coupling.alive(plan.keep)
-    remade = restated(coupling.graph, alive, plan.weights)
-    weights = {**plan.weights, **remade}
-    graph = narrow_graph(coupling.graph, alive, weights)
-    cuts = Cuts.of(coupling, plan, "module", exclude)
-    masked, outputs, dtype = _in_double(coupling, plan, alive, graph, inputs, remade)
+    given = loud(plan.weights)  # cutting takes away what is silent, and the masked net does not hear it
+    remade = restated(coupling.graph, alive, given)
+    ready = narrow_weights(coupling.graph, alive, {**given, **remade})
+    graph = narrow_graph(coupling.graph, alive, {}, ready)
+    cuts = Cuts.of(coupling, plan, "module", exclude, alive)
+    masked, outputs, dtype = _in_double(coupling, given, alive, graph, inputs, remade)
     masking, scale = _difference(masked, outputs)
     _check("graph", masking, scale, dtype)
     n = int(inputs[0].shape[0]) if inputs and inputs[0].dim() else 1
     if remade:
         outputs = run_in(graph, inputs, dtype)  # with what was restated as it is stored
-    module, reason = _narrowed_module(model, cuts, weights, inputs, graph, outputs)
+    module, reason = _narrowed_module(model, cuts, ready, inputs, graph, outputs)
     if module is None:
         for guess in guesses(model, cuts):
             followed = dataclasses.replace(cuts, attributes=guess)
-            module, _ = _narrowed_module(model, followed, weights, inputs, graph, outputs)
+            module, _ = _narrowed_module(model, followed, ready, inputs, graph, outputs)
             if module is not None:
                 cuts = followed
                 break
@@ -108,7 +115,7 @@ def _load(module: nn.Module, weights: Mapping[str, Tensor], constants: frozenset
 
 def _in_double(
     coupling: Coupling,
-    plan: Plan,
+    weights: Mapping[str, Tensor],
     alive: Alive,
     graph: fx.GraphModule,
     inputs: Sequence[Tensor],
@@ -119,12 +126,12 @@ def _in_double(
     Args:
         remade: weights that are compared before they are rounded to the model's precision.
     """
-    axes = {n.target: alive.axes(n.name) for n in coupling.graph.nodes.values() if n.operation == "weight"}
-    exact = {name: _cut(value, axes[name]) for name, value in remade.items()}
+    names = {n.target: n.name for n in coupling.graph.nodes.values() if n.operation == "weight"}
+    exact = {name: narrowed(value, alive.left(names[name])) for name, value in remade.items()}
     masks, anew = reading_masks(coupling, alive), _normalised_anew(coupling, alive)
     for dtype in (torch.float64, torch.float32):
         try:
-            masked = coupling.graph.run_masked(inputs, masks, plan.weights, dtype, anew)
+            masked = coupling.graph.run_masked(inputs, masks, weights, dtype, anew)
             outputs = run_in(graph, inputs, dtype, exact)
         except RuntimeError:
             if dtype is torch.float32:
@@ -180,75 +187,10 @@ def _check(what: str, difference: float, scale: float, dtype: torch.dtype) -> No
         )
 
 
-def narrow_graph(graph: Graph, alive: Alive, weights: Mapping[str, Tensor]) -> fx.GraphModule:
-    """A copy of the graph with narrowed weights and rewritten sizes."""
-    module = sharing(graph.module)
-    done: set[str] = set()
-    for node in graph.nodes.values():
-        if node.operation == "weight" and node.target not in done:
-            done.add(node.target)
-            value = weights.get(node.target, graph.weights[node.target])
-            _assign(module, node.target, _cut(value, alive.axes(node.name)))
-    by_name = {made.name: made for made in module.graph.nodes}
-    for name, made in by_name.items():
-        plain = graph.nodes.get(name)
-        rule = operation_for(plain.operation) if plain is not None else None
-        if plain is None or rule is None or made.op != "call_function":
-            continue
-        changes = rule.narrow(plain, alive)
-        overload = rule.retarget(plain, alive)
-        if changes or overload:
-            _rewrite(made, plain.arguments, changes, overload, by_name)
-    module.recompile()
-    return module
-
-
-def _cut(value: Tensor, masks: Sequence[np.ndarray[Any, Any]]) -> Tensor:
-    for axis, mask in enumerate(masks):
-        if not mask.all():
-            value = value.index_select(axis, torch.from_numpy(np.flatnonzero(mask)))
-    return value
-
-
-def _assign(module: nn.Module, path: str, value: Tensor) -> None:
-    """Put a weight in its place, as a parameter where it was one."""
-    owner, _, leaf = path.rpartition(".")
-    holder = module.get_submodule(owner)
-    old = getattr(holder, leaf)
-    value = value.detach().clone().to(old.dtype)
-    if isinstance(old, nn.Parameter):
-        setattr(holder, leaf, nn.Parameter(value, requires_grad=old.requires_grad))
-    else:
-        setattr(holder, leaf, value)
-
-
-def _rewrite(
-    made: fx.Node,
-    arguments: Mapping[str, Any],
-    changes: Mapping[str, Any],
-    overload: str | None,
-    by_name: Mapping[str, fx.Node],
-) -> None:
-    def plain(value: Any) -> Any:
-        if isinstance(value, Ref):
-            return by_name[value.name]
-        return [plain(item) for item in value] if isinstance(value, list) else value
-
-    target = made.target
-    if overload is not None:
-        packet, _, kind = overload.partition(".")
-        target = getattr(getattr(torch.ops.aten, packet), kind)
-    assert isinstance(target, torch._ops.OpOverload)
-    merged = {**arguments, **changes}
-    made.target = target
-    made.args = tuple(plain(merged[a.name]) for a in target._schema.arguments if not a.kwarg_only)
-    made.kwargs = {a.name: plain(merged[a.name]) for a in target._schema.arguments if a.kwarg_only}
-
-
 def _narrowed_module(
     model: nn.Module,
     cuts: Cuts,
-    weights: Mapping[str, Tensor],
+    ready: Mapping[str, Tensor],
     inputs: Sequence[Tensor],
     graph: fx.GraphModule,
     expected: Sequence[Tensor],
@@ -256,8 +198,7 @@ def _narrowed_module(
     """The user's module narrowed, or None and the reason."""
     module = sharing(model)
     try:
-        _own(module, weights, cuts)
-        narrow_module(module, cuts)
+        narrow_module(module, cuts, ready)
     except Exception as error:  # a module may guard its attributes
         return None, _words(error)
     reason = ""
@@ -281,7 +222,7 @@ def _disagreement(
 ) -> str:
     """How the narrowed module differs from the narrowed graph, '' if it does not."""
     try:
-        probe = copied(module).to(dtype)
+        probe = in_precision(module, dtype)
         with torch.no_grad():
             outputs = flatten_outputs(probe(*[x.to(dtype) if x.is_floating_point() else x for x in inputs]))
         agree = [a.shape == b.shape for a, b in zip(outputs, expected, strict=True)]
@@ -297,100 +238,3 @@ def _disagreement(
 
 def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
-
-
-def _own(module: nn.Module, weights: Mapping[str, Tensor], cuts: Cuts) -> None:
-    """Give a module that shares its tensors with another its own; the plan's where it has new ones.
-
-    Tensors that are about to be cut need no copy, for cutting makes one.
-    """
-    made: dict[int, Tensor] = {}
-    tensors = [
-        *module.named_parameters(remove_duplicate=False),
-        *module.named_buffers(remove_duplicate=False),
-    ]
-    changed = {id(value): weights[name] for name, value in tensors if name in weights}
-    cut = {id(value) for name, value in tensors if name in cuts.weights}
-    for name, old in tensors:
-        if id(old) in cut and id(old) not in changed:
-            continue
-        if id(old) not in made:
-            value = changed.get(id(old), old).detach().to(old.dtype).clone()
-            made[id(old)] = (
-                nn.Parameter(value, requires_grad=old.requires_grad)
-                if isinstance(old, nn.Parameter)
-                else value
-            )
-        owner, _, leaf = name.rpartition(".")
-        setattr(module.get_submodule(owner), leaf, made[id(old)])
-
-
-def fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy full-size weights into a module, by qualified name."""
-    own = {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
-    with torch.no_grad():
-        for name, value in weights.items():
-            if name in own:
-                own[name].copy_(value)
-
-
-def narrow_module(module: nn.Module, cuts: Cuts) -> None:
-    """Cut parameters and buffers in place, and make the modules' attributes agree.
-
-    Weights that are one tensor under several names stay one tensor.
-
-    Raises:
-        ModelError: the plan speaks of weights that the module does not have, or of other sizes.
-    """
-    made: dict[int, Any] = {}
-    own = {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
-    by_identity = {id(own[name]): axes for name, axes in cuts.weights.items() if name in own}
-    missing = [name for name in cuts.weights if name not in own and not _written_down(name)]
-    if missing:
-        raise ModelError(
-            f"the plan narrows {missing[0]}, which the model does not have; "
-            "load the plan with the code and the settings that it was made with."
-        )
-    touched = set()
-    for name, old in own.items():
-        axes = by_identity.get(id(old))
-        if axes is None:
-            continue
-        if id(old) not in made:
-            made[id(old)] = _narrowed(name, old, axes)
-        owner, _, leaf = name.rpartition(".")
-        setattr(module.get_submodule(owner), leaf, made[id(old)])
-        touched.add(owner)
-    for owner in sorted({path.partition(".parametrizations.")[0] for path in touched}):
-        holder = module.get_submodule(owner)
-        compute_anew(holder)
-        family = family_of(holder)
-        if family is not None:
-            family.resize(holder)
-    follow(module, cuts.attributes)
-    forget(module)
-
-
-def _written_down(name: str) -> bool:
-    """Whether a name is one that tracing gave to a tensor which the forward makes by itself."""
-    leaf = name.rpartition(".")[2]
-    return leaf.startswith(("lifted_tensor", "_tensor_constant", "_lifted_tensor"))
-
-
-def _narrowed(name: str, old: Tensor, axes: Mapping[int, tuple[int, ...]]) -> Tensor:
-    value = old.detach()
-    for axis, index in axes.items():
-        if axis >= value.dim() or (index and max(index) >= value.shape[axis]):
-            raise ModelError(
-                f"the plan keeps index {max(index)} of axis {axis} of {name}, which has shape "
-                f"{tuple(value.shape)}; load the plan with the model that it was made from."
-            )
-        value = value.index_select(axis, torch.tensor(index, dtype=torch.int64))
-    value = value.clone()
-    return nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
