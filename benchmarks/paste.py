@@ -56,6 +56,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "layer_error": of_script("layer_error"),
     "gram_speed": by_figure,
     "zoo": nets,
+    "pruning_speed": of_script("pruning_speed"),
     "search": ways,
     "scale": scaled,
 }

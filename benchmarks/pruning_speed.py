@@ -32,7 +32,9 @@ from edgeprune.budget import Budget, Multiples
 from edgeprune.copies import copied, sharing
 from edgeprune.graph import Graph
 from edgeprune.narrowing import narrow_graph, narrow_module, narrow_weights
+from edgeprune.ops import restated
 from edgeprune.plan import Cuts
+from edgeprune.silenced import loud
 from edgeprune.stages.allocate import allocate
 from edgeprune.stages.choose import choose
 from edgeprune.stages.couple import couple
@@ -93,8 +95,9 @@ def halved(net: nn.Module, graph: Graph) -> Stages:
     plan = choose(coupling, widths, "magnitude", None, seed=0)
     planned = time.perf_counter()
     alive = coupling.alive(plan.keep)
-    ready = narrow_weights(graph, alive, {})
-    narrow_graph(graph, alive, {}, ready)
+    given = loud(plan.weights)
+    ready = narrow_weights(graph, alive, {**given, **restated(graph, alive, given)})
+    narrow_graph(graph, alive, given, ready)
     narrow_module(sharing(net), Cuts.of(coupling, plan, "module", (), alive), ready)
     ended = time.perf_counter()
     return {"labels": labelled - began, "plan": planned - labelled, "cut": ended - planned}

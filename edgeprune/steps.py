@@ -100,7 +100,8 @@ def _made(line: Line, coupling: Coupling, folder: RunFolder, progress: Progress)
     allotment = allotted(line, coupling, progress)
     plan = planned(line, coupling, allotment.widths, progress)
     traced = as_traced(coupling, line.inputs)
-    shrunk = shrink(line.loaded.module, coupling, plan, traced, line.settings.exclude)
+    for _ in progress(range(1), "shrinking, and comparing with the masked net", 1):
+        shrunk = shrink(line.loaded.module, coupling, plan, traced, line.settings.exclude)
     return _Made(*learn(line, coupling, shrunk, folder, progress), allotment.informed(coupling, plan))
 
 

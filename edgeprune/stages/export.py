@@ -11,9 +11,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from edgeprune.copies import sharing
 from edgeprune.errors import UnsupportedModel
 from edgeprune.files import atomic, sha256_of
-from edgeprune.graph import copied
 from edgeprune.records import Artifact
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def _program(
             warnings.simplefilter("ignore")
             # captured here, because the exporter tries other ways when this fails, and one of them
             # fixes sizes that were asked to be free
-            captured = torch.export.export(copied(module), inputs, dynamic_shapes=shapes, strict=False)
+            captured = torch.export.export(sharing(module), inputs, dynamic_shapes=shapes, strict=False)
             made = torch.onnx.export(
                 captured,
                 dynamo=True,

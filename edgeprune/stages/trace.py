@@ -48,6 +48,7 @@ def trace(model: nn.Module, inputs: Sequence[Tensor]) -> Graph:
     _inline(module)
     _make_functional(module)
     _name_once(module)
+    module.recompile()
     nodes = {node.name: _node(node, module) for node in module.graph.nodes if not _is_guard(node)}
     weights = {
         n.target: _attribute(module, n.target).detach() for n in nodes.values() if n.operation == "weight"
@@ -160,7 +161,6 @@ def _make_functional(module: fx.GraphModule) -> None:
         later = {user for user in changed.users if order[user] > order[node]}
         changed.replace_all_uses_with(node, delete_user_cb=later.__contains__)
     graph.lint()
-    module.recompile()
 
 
 def _is_view(node: fx.Node) -> bool:
@@ -203,8 +203,6 @@ def _inline(module: fx.GraphModule) -> None:
         graph.erase_node(node)
         if not holder.users:
             graph.erase_node(holder)
-    graph.lint()
-    module.recompile()
 
 
 MODES = ("wrap_with_autocast", "wrap_with_set_grad_enabled")
@@ -235,7 +233,6 @@ def _name_once(module: fx.GraphModule) -> None:
     for name in others:
         owner, _, leaf = name.rpartition(".")
         delattr(module.get_submodule(owner), leaf)
-    module.recompile()
 
 
 def _attribute(module: nn.Module, path: str) -> Any:
