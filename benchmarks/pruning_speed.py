@@ -97,7 +97,7 @@ def halved(net: nn.Module, graph: Graph) -> Stages:
     alive = coupling.alive(plan.keep)
     given = loud(plan.weights)
     ready = narrow_weights(graph, alive, {**given, **restated(graph, alive, given)})
-    narrow_graph(graph, alive, given, ready)
+    narrow_graph(graph, alive, given, ready, written=False)
     narrow_module(sharing(net), Cuts.of(coupling, plan, "module", (), alive), ready)
     ended = time.perf_counter()
     return {"labels": labelled - began, "plan": planned - labelled, "cut": ended - planned}

@@ -278,7 +278,7 @@ def cutting(net: Any, coupling: Any, plan: Any) -> float:
     began = time.perf_counter()
     alive = coupling.alive(plan.keep)
     ready = narrow_weights(coupling.graph, alive, {})
-    narrow_graph(coupling.graph, alive, {}, ready)
+    narrow_graph(coupling.graph, alive, {}, ready, written=False)
     with contextlib.suppress(Exception):  # a module that cannot be narrowed is left; shrink said why
         narrow_module(sharing(net), Cuts.of(coupling, plan, "module", (), alive), ready)
     return since(began)

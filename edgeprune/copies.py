@@ -22,9 +22,9 @@ Memo = dict[int, Any]
 """By identity of what was copied, the copy."""
 
 try:  # a graph whose code is written only when it is called; torch does not promise that it stays
-    from torch.fx._lazy_graph_module import _LazyGraphModule as Traced
+    from torch.fx._lazy_graph_module import _LazyGraphModule as Unwritten
 except ImportError:  # pragma: no cover
-    Traced = fx.GraphModule  # type: ignore[misc, assignment]
+    Unwritten = fx.GraphModule  # type: ignore[misc, assignment]
 
 PLAIN = (
     "__new__",
@@ -64,11 +64,15 @@ def copied(module: ModuleT) -> ModuleT:
         return copy.deepcopy(module, memo)
 
 
-def sharing(module: ModuleT, replaced: Callable[[Tensor], Tensor] | None = None) -> ModuleT:
+def sharing(
+    module: ModuleT, replaced: Callable[[Tensor], Tensor] | None = None, *, written: bool = True
+) -> ModuleT:
     """A deep copy of everything but the tensors, which both modules share.
 
     Args:
         replaced: what the copy has instead of each parameter, buffer and tensor that is an attribute.
+        written: whether the code of a traced graph is written at once; else when the graph is called, which
+            is too late for torch.export, that looks at its signature.
     """
     memo: Memo = {}
     for part in module.modules():
@@ -77,6 +81,8 @@ def sharing(module: ModuleT, replaced: Callable[[Tensor], Tensor] | None = None)
                 memo[id(value)] = value if replaced is None else replaced(value)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
+        if isinstance(module, fx.GraphModule) and not written:
+            return cast(ModuleT, _traced(module, memo, Unwritten))
         return cast(ModuleT, _module(module, memo))
 
 
@@ -99,7 +105,7 @@ def _module(module: nn.Module, memo: Memo) -> nn.Module:
     if id(module) in memo:
         return cast(nn.Module, memo[id(module)])
     if isinstance(module, fx.GraphModule):
-        return _traced(module, memo)
+        return _traced(module, memo, fx.GraphModule)
     kind = type(module)
     if not _is_plain(kind):
         return copy.deepcopy(module, memo)
@@ -144,9 +150,9 @@ def _value(value: Any, memo: Memo) -> Any:
     return copy.deepcopy(value, memo)
 
 
-def _traced(module: fx.GraphModule, memo: Memo) -> fx.GraphModule:
+def _traced(module: fx.GraphModule, memo: Memo, kind: type[fx.GraphModule]) -> fx.GraphModule:
     """The same for a traced graph: its own tensors that are no parameters become buffers that are saved."""
-    made = Traced({}, fx.Graph())
+    made = kind({}, fx.Graph())
     memo[id(module)] = made
     made.training = module.training
     for holder in ("_parameters", "_buffers", "_modules"):

@@ -51,15 +51,21 @@ def _storages(*tensors: Tensor | None) -> tuple[int, ...]:
 
 
 def narrow_graph(
-    graph: Graph, alive: Alive, weights: Mapping[str, Tensor], ready: Mapping[str, Tensor] | None = None
+    graph: Graph,
+    alive: Alive,
+    weights: Mapping[str, Tensor],
+    ready: Mapping[str, Tensor] | None = None,
+    *,
+    written: bool = True,
 ) -> fx.GraphModule:
     """A copy of the graph with narrowed weights and rewritten sizes.
 
     Args:
         ready: what `narrow_weights` made; the graph takes them as they are.
+        written: whether its code is written at once (see `sharing`).
     """
     ready = narrow_weights(graph, alive, weights) if ready is None else ready
-    module = sharing(graph.module)
+    module = sharing(graph.module, written=False)
     for name, value in ready.items():
         owner, _, leaf = name.rpartition(".")
         _put(module.get_submodule(owner), leaf, value)
@@ -76,7 +82,7 @@ def narrow_graph(
         if changes or overload:
             _rewrite(made, plain.arguments, changes, overload, by_name)
     module.recompile()
-    return module
+    return sharing(module) if written else module
 
 
 def _put(holder: nn.Module, leaf: str, value: Tensor) -> None:

@@ -51,7 +51,7 @@ def shrink(
     given = loud(plan.weights)  # cutting takes away what is silent, and the masked net does not hear it
     remade = restated(coupling.graph, alive, given)
     ready = narrow_weights(coupling.graph, alive, {**given, **remade})
-    graph = narrow_graph(coupling.graph, alive, {}, ready)
+    graph = narrow_graph(coupling.graph, alive, {}, ready, written=False)
     cuts = Cuts.of(coupling, plan, "module", exclude, alive)
     masked, outputs, dtype = _in_double(coupling, given, alive, graph, inputs, remade)
     masking, scale = _difference(masked, outputs)
@@ -70,7 +70,7 @@ def shrink(
     if module is not None:
         return Shrunk(module, graph, "module", "", cuts, masking, scale, n, plan.weights)
     logger.warning("the model's own forward cannot run narrowed (%s); the shrunk graph is used", reason)
-    cuts = dataclasses.replace(cuts, shrunk="graph")
+    cuts, graph = dataclasses.replace(cuts, shrunk="graph"), sharing(graph)
     return Shrunk(graph, graph, "graph", reason, cuts, masking, scale, n, plan.weights)
 
 
