@@ -3,7 +3,7 @@
     python -m benchmarks.drift [--quick] [--json FILE] [--target NAME ...]
 
 LeNet-300-100 and, without `--quick`, the ResNet-20 of `benchmarks.cnn`, half of all units cut, exported and
-simplified by edgeprune. Every runtime gets the same ONNX file and the same MNIST images, 16 of them (4 for
+simplified by edgeprune. Every runtime gets the same ONNX file and the same MNIST images, 16 of them (2 for
 the ResNet). A cell is the largest difference of any logit to the pruned torch net in float64, in millionths
 of the largest logit; float32 itself rounds to 0.06 of these. Beside it stands the largest bound on the
 rounding term that `edgeprune.bounds.rounding` gives for the target's precision at these images. The script
@@ -41,8 +41,8 @@ from edgeprune.stages.shrink import restore
 from edgeprune.stages.trace import trace
 
 TARGETS = ("cpu-1t", "cpu", "webgpu-software", "browser-wasm", "arm64-emulated", "openvino")
-IMAGES = {"LeNet-300-100": 16, "ResNet-20": 4}
-BUDGET_S = 20.0
+IMAGES = {"LeNet-300-100": 16, "ResNet-20": 2}
+BUDGET_S = 5.0
 """Seconds for the bound at one image."""
 LAYOUT = by_figure
 
