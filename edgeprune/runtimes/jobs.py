@@ -24,6 +24,7 @@ import numpy.typing as npt
 from edgeprune.errors import StorageError, TargetUnavailable
 from edgeprune.files import sha256_of, write_text
 from edgeprune.profiles import Target
+from edgeprune.runtimes.soundness import are_counts, check_packed, check_size, told
 
 Array = npt.NDArray[Any]
 TIMED_BATCHES = 16
@@ -208,6 +209,7 @@ def read_outputs(job: Job, folder: Path, target: Target) -> OutputsAnswer:
     """
     result, ran = _read(job, folder, target)
     try:
+        check_packed(folder / "outputs.npz", target.name)
         with (folder / "outputs.npz").open("rb") as stream:
             archive = np.load(stream, allow_pickle=False)
             outputs = tuple(archive[f"output_{i}"] for i in range(len(archive.files)))
@@ -322,9 +324,10 @@ def read_probe(job: Job, folder: Path, target: Target) -> Answer:
 
 def _read(job: Job, folder: Path, target: Target) -> tuple[dict[str, Any], Answer]:
     """`result.json`, if it says that what was asked was done to the very files that were sent."""
+    check_size(folder / "result.json", target.name)
     try:
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TargetUnavailable(f"{target.name}: gave no readable result.json ({error}).") from error
     if not isinstance(result, dict) or result.get("kind") != job.content["kind"]:
         raise TargetUnavailable(
@@ -338,7 +341,7 @@ def _read(job: Job, folder: Path, target: Target) -> tuple[dict[str, Any], Answe
             "run it again, and look for a stale copy on the device."
         )
     environment, placement = result.get("environment"), result.get("placement", {})
-    if not isinstance(environment, dict) or not isinstance(placement, dict):
+    if not isinstance(environment, dict) or not are_counts(placement):
         raise TargetUnavailable(f"{target.name}: its result.json does not say where it ran.")
     elsewhere = sum(count for name, count in placement.items() if name != target.runtime.provider)
     if elsewhere and not target.runtime.allow_fallback:
@@ -350,7 +353,7 @@ def _read(job: Job, folder: Path, target: Target) -> tuple[dict[str, Any], Answe
         placement=placement,
         version=str(environment.get("onnxruntime", "")),
         environment=environment,
-        warnings=tuple(str(w) for w in result.get("warnings", ())),
+        warnings=told(result.get("warnings")),
         state=_state(result.get("state")),
     )
 

@@ -11,6 +11,7 @@ import pytest
 from onnx_nets import linear_relu, samples, target
 
 from edgeprune.errors import StorageError, TargetUnavailable
+from edgeprune.runtimes import soundness
 from edgeprune.runtimes.jobs import Job, read_outputs, read_pairs, write_job
 
 
@@ -61,6 +62,8 @@ def test_a_sound_answer_is_believed(job: Job) -> None:
             {"placement": {"CPUExecutionProvider": 1, "X": 2}},
             "2 of 3 nodes did not run on CPUExecutionProvider",
         ),
+        ({"placement": {"CPUExecutionProvider": "many"}}, "does not say where it ran"),
+        ({"placement": {"X": -3}}, "does not say where it ran"),
         ({"load_ms": None}, "gives load_ms as None"),
         ({"first_ms": -1}, "gives first_ms as -1"),
         ({"peak_mb": float("nan")}, "gives peak_mb as nan"),
@@ -84,6 +87,22 @@ def test_an_unsound_answer_is_not(job: Job, change: dict[str, Any], message: str
 def test_unsound_outputs_are_refused(job: Job, outputs: np.ndarray, message: str) -> None:
     with pytest.raises(TargetUnavailable, match=message):
         read_outputs(job, answer(job, sound(job), outputs), target())
+
+
+def test_an_answer_that_would_fill_the_memory_is_not_read(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = answer(job, sound(job))
+    np.savez_compressed(folder / "outputs.npz", output_0=np.zeros((4, 1 << 20)))  # 32 MiB in 32 kB
+    with pytest.raises(TargetUnavailable, match=r"outputs\.npz holds packed arrays"):
+        read_outputs(job, folder, target())
+    monkeypatch.setattr(soundness, "MOST_RESULT_BYTES", 10)
+    with pytest.raises(TargetUnavailable, match="that is no result"):
+        read_outputs(job, folder, target())
+
+
+@pytest.mark.parametrize("warnings", [None, 7, {"a": 1}, "text"])
+def test_warnings_that_are_none_do_no_harm(job: Job, warnings: Any) -> None:
+    read = read_outputs(job, answer(job, sound(job) | {"warnings": warnings}), target())
+    assert read.ran.warnings == ()
 
 
 def test_missing_and_damaged_answers(job: Job) -> None:
