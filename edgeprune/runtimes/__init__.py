@@ -13,6 +13,7 @@ Beside them:
     places        Where things lie on this machine, and the words in braces that a target may use for …
     processes     A process of a transport: started, waited for, and ended with whatever it …
     shipping      The agent as one file that a device can run: a Python zip application.
+    soundness     Answers that are no answers: too large, packed, or of the wrong kind.
 """
 
 from __future__ import annotations
