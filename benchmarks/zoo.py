@@ -38,6 +38,7 @@ STRUCTURAL = (
     "reduced over",
     "vocabulary",
     "an output",
+    "the model's input",
     "a size that",
     "taps",
     "tap axis",
