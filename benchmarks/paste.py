@@ -78,7 +78,7 @@ EXCERPTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "cnn",
         (
             "summed magnitude + BN re-estimated",
-            "Torch-Pruning, Taylor + BN re-estimated",
+            "Torch-Pruning, FPGM + BN re-estimated",
             "gram, synthetic inputs",
             "gram",
             "learned, 10 000 unlabelled",
