@@ -23,13 +23,13 @@ from edgeprune.bounds.differential import difference, enclose, fold, propagate
 from edgeprune.bounds.layer import layer_of, region_of, residual_of
 from edgeprune.bounds.quadratic import Ascent, layer_bounds
 from edgeprune.bounds.rounding import rounding
-from edgeprune.domains import Box, Domain, L2Ball
+from edgeprune.certificates.twins import Pair, twins_of
+from edgeprune.domains.sets import Box, Domain, L2Ball
 from edgeprune.errors import UsageError
 from edgeprune.stages.choose import choose
 from edgeprune.stages.couple import couple
 from edgeprune.stages.shrink import shrink
 from edgeprune.stages.trace import trace
-from edgeprune.twins import Pair, twins_of
 
 TRAINED = 1000
 SEED = 0

@@ -24,9 +24,9 @@ from benchmarks.comparison import PEER, RE_ESTIMATED, USUAL, Lesson, classifier,
 from benchmarks.harness import Layout, by_size, options
 from benchmarks.resnet20 import build
 from benchmarks.train_lenet import tensors
-from edgeprune.budget import Budget, Multiples
 from edgeprune.stages.allocate import allocate
 from edgeprune.stages.finetune import Recipe
+from edgeprune.widths.budget import Budget, Multiples
 
 SHARES = (0.75, 0.5, 0.25)
 SAMPLES = 500

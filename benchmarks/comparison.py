@@ -20,7 +20,7 @@ from benchmarks import peers
 from benchmarks.harness import Layout, Ledger, Row, finish
 from edgeprune.coresets import CORESETS
 from edgeprune.errors import UnsupportedModel
-from edgeprune.graph import Coupling
+from edgeprune.graph.groups import Coupling
 from edgeprune.observation.knowledge import know
 from edgeprune.plan import Plan
 from edgeprune.stages.choose import Manner, choose

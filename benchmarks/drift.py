@@ -28,13 +28,13 @@ from benchmarks.harness import Row, by_figure, environment_rows, finish, options
 from edgeprune import compress
 from edgeprune import load as loaded
 from edgeprune.demo.lenet import build as lenet
-from edgeprune.domains import Box
+from edgeprune.domains.sets import Box
 from edgeprune.errors import TargetUnavailable
 from edgeprune.plan import Cuts
 from edgeprune.profiles import find_calibration, find_target
-from edgeprune.reference import Array
 from edgeprune.runtimes import RUNTIMES
 from edgeprune.runtimes.jobs import read_outputs, write_job
+from edgeprune.runtimes.reference import Array
 from edgeprune.stages.couple import couple
 from edgeprune.stages.roundoff import roundoff
 from edgeprune.stages.shrink import restore

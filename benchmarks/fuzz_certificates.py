@@ -27,12 +27,12 @@ from benchmarks.harness import Row, by_figure, environment_rows, finish, options
 from edgeprune.bounds.attack import attack
 from edgeprune.bounds.crown import Effort, crown
 from edgeprune.bounds.differential import difference, enclose
-from edgeprune.domains import Box, Domain, L2Ball
-from edgeprune.regions import Ellipsoid, Frames, Meet, Points
+from edgeprune.certificates.twins import Pair, twins_of
+from edgeprune.domains.regions import Ellipsoid, Frames, Meet, Points
+from edgeprune.domains.sets import Box, Domain, L2Ball
 from edgeprune.stages.couple import couple
 from edgeprune.stages.shrink import narrow_graph
 from edgeprune.stages.trace import trace
-from edgeprune.twins import Pair, twins_of
 
 ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
     *(F.relu, F.relu, F.relu, F.relu6, F.leaky_relu, F.gelu),

@@ -30,14 +30,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.harness import Row, by_figure, environment_rows, finish, options
-from edgeprune.environment import describe
-from edgeprune.limits import Limits
 from edgeprune.profiles import find_target
-from edgeprune.records import Latency, ModelRecord, Run, Validation
+from edgeprune.records.environment import describe
+from edgeprune.records.run import Latency, ModelRecord, Run, Validation
 from edgeprune.runtimes import RUNTIMES
 from edgeprune.runtimes.jobs import PairsAnswer, read_pairs, write_job
+from edgeprune.runtimes.timing import sample, summarise
 from edgeprune.stages.gate import gate
-from edgeprune.timing import sample, summarise
+from edgeprune.verdict.limits import Limits
 
 LIMIT = 1.025
 SLOWER = 1.14

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from edgeprune.environment import describe
 from edgeprune.errors import UsageError
 from edgeprune.files import write_text
+from edgeprune.records.environment import describe
 
 Item = TypeVar("Item")
 
@@ -26,7 +26,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 ENVIRONMENT = "environment"
 SPEEDUP = "speed-up"
 TOLD = ("platform", "cpu", "cores", "python", "torch", "onnx", "onnxruntime", "onnxsim", "edgeprune")
-"""Fields of `edgeprune.records.Environment` that become rows, in the order they are printed."""
+"""Fields of `edgeprune.records.run.Environment` that become rows, in the order they are printed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,19 +16,19 @@ import torch
 from benchmarks.harness import Row, by_figure, environment_rows, finish, options
 from edgeprune.bounds.attack import attack
 from edgeprune.bounds.crown import Effort, crown
+from edgeprune.certificates.deterministic import ball
+from edgeprune.certificates.distribution import linf_errors
+from edgeprune.certificates.twins import twins_of
 from edgeprune.config import resolve
-from edgeprune.deterministic import ball
-from edgeprune.distribution import linf_errors
-from edgeprune.models import load_model
-from edgeprune.planning import allotted, planned
-from edgeprune.preparation import prepare
+from edgeprune.inputs.models import load_model
+from edgeprune.inputs.preparation import prepare
+from edgeprune.line.planning import allotted, planned
+from edgeprune.line.steps import as_traced
 from edgeprune.progress import silent
 from edgeprune.stages.couple import couple
 from edgeprune.stages.parity import torch_outputs
 from edgeprune.stages.shrink import shrink
 from edgeprune.stages.trace import trace
-from edgeprune.steps import as_traced
-from edgeprune.twins import twins_of
 
 
 def figures(trade: float) -> dict[str, float]:

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeprune.graph import Coupling
+from edgeprune.graph.groups import Coupling
 from edgeprune.plan import Plan, Selection
 
 if TYPE_CHECKING:

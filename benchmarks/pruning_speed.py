@@ -28,18 +28,18 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.harness import ENVIRONMENT, Row, Table, environment_line, environment_rows, options, save
-from edgeprune.budget import Budget, Multiples
-from edgeprune.copies import copied, sharing
-from edgeprune.graph import Graph
-from edgeprune.narrowing import narrow_graph, narrow_module, narrow_weights
+from edgeprune.graph.copies import copied, sharing
+from edgeprune.graph.groups import Graph
+from edgeprune.graph.silenced import loud
 from edgeprune.ops import restated
+from edgeprune.ops.narrowing import narrow_graph, narrow_module, narrow_weights
 from edgeprune.plan import Cuts
-from edgeprune.silenced import loud
 from edgeprune.stages.allocate import allocate
 from edgeprune.stages.choose import choose
 from edgeprune.stages.couple import couple
 from edgeprune.stages.shrink import shrink
 from edgeprune.stages.trace import trace
+from edgeprune.widths.budget import Budget, Multiples
 
 NETS = ("mobilenet_v2", "resnet50", "convnext_base", "densenet121", "swin_t")
 REPEATS = 5

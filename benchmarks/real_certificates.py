@@ -29,13 +29,13 @@ from edgeprune.bounds.attack import attack
 from edgeprune.bounds.crown import Effort, Progression
 from edgeprune.bounds.differential import enclose, fold
 from edgeprune.bounds.statistical import quantile
-from edgeprune.domains import Domain, L2Ball
-from edgeprune.regions import Ellipsoid
+from edgeprune.certificates.twins import Pair, twins_of
+from edgeprune.domains.regions import Ellipsoid
+from edgeprune.domains.sets import Domain, L2Ball
 from edgeprune.stages.choose import choose
 from edgeprune.stages.couple import couple
 from edgeprune.stages.shrink import shrink
 from edgeprune.stages.trace import trace
-from edgeprune.twins import Pair, twins_of
 
 SEED = 0
 DIRECTIONS = 16

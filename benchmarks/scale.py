@@ -25,7 +25,7 @@ from torch import nn
 
 from benchmarks.harness import Row, environment_rows, options, save
 from edgeprune.config import Settings
-from edgeprune.models import from_module
+from edgeprune.inputs.models import from_module
 from edgeprune.progress import silent
 from edgeprune.search.begin import ORIGINAL, SAMPLES, Wishes, ground, space
 from edgeprune.search.conduct import Conductor

@@ -31,10 +31,9 @@ import torch
 from benchmarks import crepe
 from benchmarks.harness import ENVIRONMENT, Row, environment_rows, load, options, save
 from benchmarks.search_roofline import Nets, Roofline, seconds
-from edgeprune.budget import Budget, cost
 from edgeprune.config import Settings
 from edgeprune.errors import EdgepruneError
-from edgeprune.models import Loaded, load_model
+from edgeprune.inputs.models import Loaded, load_model
 from edgeprune.profiles import find_calibration
 from edgeprune.progress import silent
 from edgeprune.search import begin
@@ -47,6 +46,7 @@ from edgeprune.search.study import Book, Desk
 from edgeprune.search.work import Draft, File, Package
 from edgeprune.search.workers import Local
 from edgeprune.stages.allocate import allocate
+from edgeprune.widths.budget import Budget, cost
 
 NAME = "brief"
 TARGET = """

@@ -190,7 +190,7 @@ def build(family: str, name: str) -> tuple[Any, tuple[Any, ...]]:
     import torch
     from zoo_models import real_cases, timm_case, torchvision_cases, transformers_cases
 
-    from edgeprune.calling import positional
+    from edgeprune.graph.calling import positional
 
     torch.manual_seed(0)
     if family == "timm":
@@ -230,12 +230,12 @@ def randomise(net: Any) -> None:
 
 def prune(row: Row, net: Any, graph: Any, inputs: tuple[Any, ...]) -> None:
     """Couple, plan by magnitude, and shrink a random half of every group."""
-    from edgeprune.budget import Budget, Multiples, cost
     from edgeprune.plan import Plan, Selection
     from edgeprune.stages.allocate import allocate
     from edgeprune.stages.choose import choose
     from edgeprune.stages.couple import couple
     from edgeprune.stages.shrink import shrink
+    from edgeprune.widths.budget import Budget, Multiples, cost
 
     began = time.perf_counter()
     coupling = couple(graph)
@@ -272,8 +272,8 @@ def prune(row: Row, net: Any, graph: Any, inputs: tuple[Any, ...]) -> None:
 
 def cutting(net: Any, coupling: Any, plan: Any) -> float:
     """Seconds that cutting the graph and the module takes, without the comparison that shrink makes."""
-    from edgeprune.copies import sharing
-    from edgeprune.narrowing import narrow_graph, narrow_module, narrow_weights
+    from edgeprune.graph.copies import sharing
+    from edgeprune.ops.narrowing import narrow_graph, narrow_module, narrow_weights
     from edgeprune.plan import Cuts
 
     began = time.perf_counter()
@@ -299,7 +299,7 @@ def change(graph: Any, shrunk: Any, inputs: tuple[Any, ...]) -> float:
     """How much the outputs moved, relatively: a net that does not feel its pruning proves nothing."""
     import torch
 
-    from edgeprune.graph import flatten_outputs
+    from edgeprune.graph.groups import flatten_outputs
 
     whole, _ = graph.run(inputs)
     with torch.no_grad():
@@ -354,7 +354,7 @@ def onnx(row: Row, graph: Any, inputs: tuple[Any, ...]) -> None:
     """Export a halved net, run it on onnxruntime, and compare; a failure is noted beside the rest."""
     import torch
 
-    from edgeprune.graph import flatten_outputs
+    from edgeprune.graph.groups import flatten_outputs
     from edgeprune.plan import Plan, Selection
     from edgeprune.stages.couple import couple
     from edgeprune.stages.export import export

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgeprune.api import compress, load
     from edgeprune.errors import EdgepruneError
-    from edgeprune.limits import Limits
-    from edgeprune.records import Run
+    from edgeprune.records.run import Run
+    from edgeprune.verdict.limits import Limits
 
 _HOMES = {
     "EdgepruneError": "edgeprune.errors",
-    "Limits": "edgeprune.limits",
-    "Run": "edgeprune.records",
+    "Limits": "edgeprune.verdict.limits",
+    "Run": "edgeprune.records.run",
     "compress": "edgeprune.api",
     "load": "edgeprune.api",
 }

@@ -12,15 +12,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from edgeprune.calling import positional
 from edgeprune.config import resolve
 from edgeprune.errors import ModelError, UsageError
-from edgeprune.graph import copied
-from edgeprune.models import DTYPES, from_module
+from edgeprune.graph.calling import positional
+from edgeprune.graph.groups import copied
+from edgeprune.inputs.models import DTYPES, from_module
 from edgeprune.pipeline import run
 from edgeprune.plan import Cuts
 from edgeprune.progress import Progress, silent
-from edgeprune.records import Run
+from edgeprune.records.run import Run
 from edgeprune.stages.couple import couple
 from edgeprune.stages.shrink import narrow_module, restore
 from edgeprune.stages.trace import trace

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from edgeprune.domain_spec import DomainSpec, parse_domains
-from edgeprune.emphasis import parsed
+from edgeprune.domains.spec import DomainSpec, parse_domains
 from edgeprune.errors import ConfigError, UsageError
-from edgeprune.limits import Limits
-from edgeprune.records import SettingRecord, to_json
+from edgeprune.graph.emphasis import parsed
+from edgeprune.records.run import SettingRecord, to_json
 from edgeprune.tables import read_table, read_toml
+from edgeprune.verdict.limits import Limits
 
 BudgetName = Literal["keep", "params", "macs", "bytes", "speedup", "latency_ms"]
 
@@ -56,7 +56,7 @@ class Settings:
         trust_pickle: read files that may run code.
         input: example inputs, each as `[name=]1x3x224x224[:dtype]`.
         calibration: name or path of a calibration set.
-        domain: the inputs that certificates speak about, as `edgeprune.domain_spec` reads it (`0,1`,
+        domain: the inputs that certificates speak about, as `edgeprune.domains.spec` reads it (`0,1`,
             `linf:0.05@sample3&box:0,1`), or (low, high); the calibration set's own when not given.
         method: the coreset method.
         keep: share of each group's units to keep; 0.5 when no budget is given.

@@ -8,28 +8,28 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from edgeprune import environment
-from edgeprune.chain import chain
 from edgeprune.config import Resolved
 from edgeprune.errors import ModelError
 from edgeprune.files import write_bytes
-from edgeprune.files_step import export_step
-from edgeprune.folder import RunFolder, claim
-from edgeprune.graph import Coupling
-from edgeprune.limits import Regressions
-from edgeprune.masked import masked_step
-from edgeprune.masked import measured as measured_again
-from edgeprune.measures import keep_reference, measure
-from edgeprune.models import Loaded
-from edgeprune.planning import coupled
-from edgeprune.preparation import Line, digest_of, empty_run, prepare
+from edgeprune.graph.groups import Coupling
+from edgeprune.inputs.measures import keep_reference, measure
+from edgeprune.inputs.models import Loaded
+from edgeprune.inputs.preparation import Line, digest_of, empty_run, prepare
+from edgeprune.line.chain import chain
+from edgeprune.line.files_step import export_step
+from edgeprune.line.masked import masked_step
+from edgeprune.line.masked import measured as measured_again
+from edgeprune.line.planning import coupled
+from edgeprune.line.steps import certify_step, roundoff_step, shrink_step, validate_step
 from edgeprune.progress import Progress, silent
-from edgeprune.provenance import write_digests
-from edgeprune.records import Run
+from edgeprune.records import environment
+from edgeprune.records.folder import RunFolder, claim
+from edgeprune.records.provenance import write_digests
+from edgeprune.records.run import Run
 from edgeprune.report.html import render
 from edgeprune.stages.gate import gate
 from edgeprune.stages.parity import torch_outputs
-from edgeprune.steps import certify_step, roundoff_step, shrink_step, validate_step
+from edgeprune.verdict.limits import Regressions
 
 
 def run(

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, fx, nn
 
-from edgeprune.attributes import Attributes
 from edgeprune.errors import UsageError
 from edgeprune.files import write_text
-from edgeprune.graph import Alive, Coupling, Ints
+from edgeprune.graph.attributes import Attributes
+from edgeprune.graph.groups import Alive, Coupling, Ints
 
 PLAN_VERSION = 1
 

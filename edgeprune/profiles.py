@@ -15,14 +15,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgeprune.domain_spec import DomainSpec
+from edgeprune.domains.spec import DomainSpec
 from edgeprune.errors import CalibrationError, ConfigError, UsageError
 from edgeprune.registry import suggestion
 from edgeprune.tables import read_table, read_toml
 from edgeprune.target import CPU_PROVIDER, Grid, Measure, RuntimeOptions, Target, Threads
 
 if TYPE_CHECKING:
-    from edgeprune.samples import CalibrationData
+    from edgeprune.inputs.samples import CalibrationData
 
 __all__ = [
     "CPU_PROVIDER",
@@ -120,7 +120,7 @@ class Calibration:
             CalibrationError: the file is missing, damaged or not the one that was described,
                 or its samples are empty, not finite, outside the domain, or in both halves.
         """
-        from edgeprune.samples import load_samples
+        from edgeprune.inputs.samples import load_samples
 
         return load_samples(self)
 

@@ -23,7 +23,7 @@ def schema_of(kind: type[Any], title: str, *, strict: bool = True) -> dict[str, 
     """The schema of a dataclass as TOML or JSON.
 
     Args:
-        kind: a dataclass of what `edgeprune.tables` and `edgeprune.records` read.
+        kind: a dataclass of what `edgeprune.tables` and `edgeprune.records.run` read.
         title: what the file is called.
         strict: whether a key that no field has is an error.
     """

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgeprune.errors import UsageError
-from edgeprune.limits import Limits
+from edgeprune.verdict.limits import Limits
 
 CPU_PROVIDER = "CPUExecutionProvider"
 _CPUINFO = Path("/proc/cpuinfo")

@@ -22,8 +22,8 @@ import click
 
 from edgeprune.cli import COMMANDS, main
 from edgeprune.config import Settings
-from edgeprune.limits import Limits, Regressions
 from edgeprune.schema import described
+from edgeprune.verdict.limits import Limits, Regressions
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^(<!-- generated: ([\w-]+) -->\n).*?(?=^<!-- end -->$)", re.DOTALL | re.MULTILINE)

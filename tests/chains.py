@@ -8,9 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from edgeprune import curves
-from edgeprune.domains import Box, Domain, L2Ball
-from edgeprune.forms import Affine, Dense, Elementwise, Input, Kept, Twin
+from edgeprune.domains.sets import Box, Domain, L2Ball
+from edgeprune.functions import curves
+from edgeprune.functions.forms import Affine, Dense, Elementwise, Input, Kept, Twin
 
 F64 = torch.float64
 RELU = Elementwise(curves.clamp(0.0, math.inf))

@@ -127,8 +127,8 @@ def ending(arguments: list[str], case: dict[str, Any], folder: Path) -> dict[str
 def main() -> None:
     import edgeprune.cli.model
     import edgeprune.cli.run
-    import edgeprune.measures
-    import edgeprune.models
+    import edgeprune.inputs.measures
+    import edgeprune.inputs.models
     import edgeprune.pipeline
     import edgeprune.report.terminal  # noqa: F401  # imported before a fork, paid for once
 

@@ -11,7 +11,7 @@ import torch
 from nets import net
 from torch import Tensor, nn
 
-from edgeprune.graph import Coupling, Ints, flatten_outputs
+from edgeprune.graph.groups import Coupling, Ints, flatten_outputs
 from edgeprune.plan import Plan, Selection
 from edgeprune.stages.couple import couple
 from edgeprune.stages.shrink import narrow_graph, reading_masks

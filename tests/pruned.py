@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from plans import coupled, random_keep
 from torch import Tensor, nn
 
-from edgeprune.graph import flatten_outputs
+from edgeprune.certificates.twins import Pair, twins_of
+from edgeprune.graph.groups import flatten_outputs
 from edgeprune.stages.shrink import narrow_graph
-from edgeprune.twins import Pair, twins_of
 
 
 class Of(nn.Module):

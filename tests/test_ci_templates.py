@@ -15,7 +15,7 @@ import pytest
 from report_runs import full_run
 from terminal import SMALL
 
-from edgeprune.records import Check, Verdict
+from edgeprune.records.run import Check, Verdict
 
 ROOT = Path(__file__).parents[1]
 yaml = pytest.importorskip("ruamel.yaml", reason="comes with check-jsonschema")

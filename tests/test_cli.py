@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from terminal import SMALL, Terminal
 
 import edgeprune
+from edgeprune.certificates.deterministic import Bounded
 from edgeprune.cli import COMMANDS, main
-from edgeprune.deterministic import Bounded
 from edgeprune.errors import StorageError
-from edgeprune.records import Run
+from edgeprune.records.run import Run
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_report_goes_where_it_is_told(finished: Path, terminal: Terminal, tmp_pa
 
 
 def test_a_missing_target_is_told_and_never_passed(finished: Path, terminal: Terminal):
-    from edgeprune.folder import MARK
+    from edgeprune.records.folder import MARK
 
     before = (finished / MARK).read_text()
     ended = terminal(
@@ -188,8 +188,8 @@ def test_prune_alone_then_run_goes_on(terminal: Terminal, tmp_path: Path):
 
 
 def test_an_interrupt_keeps_what_is_finished(terminal: Terminal, tmp_path: Path, monkeypatch):
-    import edgeprune.planning as planning
-    import edgeprune.steps as steps
+    import edgeprune.line.planning as planning
+    import edgeprune.line.steps as steps
 
     model = (f"{SMALL}:build", "--input", "1x8", "--method", "magnitude", "--no-simplify", "--no-latency")
     monkeypatch.setattr(steps, "validate", _interrupted)
@@ -206,7 +206,7 @@ def _interrupted(*_args, **_settings):
 
 
 def test_an_interrupt_in_the_first_stage_leaves_nothing(terminal: Terminal, tmp_path: Path, monkeypatch):
-    import edgeprune.planning as planning
+    import edgeprune.line.planning as planning
 
     monkeypatch.setattr(planning, "choose", _interrupted)
     ended = terminal("run", f"{SMALL}:build", "--input", "1x8", "--method", "magnitude", "-o", tmp_path / "r")
@@ -215,7 +215,7 @@ def test_an_interrupt_in_the_first_stage_leaves_nothing(terminal: Terminal, tmp_
 
 
 def test_a_full_disk_is_one_error(terminal: Terminal, tmp_path: Path, monkeypatch):
-    import edgeprune.steps as steps
+    import edgeprune.line.steps as steps
 
     def full(path, _content):
         raise StorageError(f"{path}: cannot be written (No space left on device); nothing was left behind.")

@@ -8,8 +8,8 @@ import pytest
 
 from edgeprune.config import Settings, read_config, resolve
 from edgeprune.errors import ConfigError, UsageError
-from edgeprune.limits import Limits
-from edgeprune.records import to_json
+from edgeprune.records.run import to_json
+from edgeprune.verdict.limits import Limits
 
 
 @pytest.fixture(autouse=True)

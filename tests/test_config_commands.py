@@ -21,11 +21,11 @@ from report_runs import full_run
 from terminal import SMALL, Terminal
 
 from edgeprune.config import Settings, resolve
-from edgeprune.limits import Limits
-from edgeprune.lints import RULES
 from edgeprune.profiles import shipped_folder
-from edgeprune.records import to_json
+from edgeprune.records.run import to_json
 from edgeprune.schema import described, settings_schema
+from edgeprune.verdict.limits import Limits
+from edgeprune.verdict.lints import RULES
 
 
 @pytest.fixture
@@ -326,7 +326,7 @@ def _on_a_terminal(command: list[str], folder: Path, environment: dict[str, str]
 
 
 def test_a_metric_is_computed_from_what_a_run_saved(terminal: Terminal, tmp_path: Path) -> None:
-    from edgeprune.measures import keep_reference
+    from edgeprune.inputs.measures import keep_reference
 
     full_run().save(Path())
     outputs = np.arange(12.0).reshape(6, 2)

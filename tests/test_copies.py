@@ -6,7 +6,7 @@ import torch
 from nets import noise, seeded
 from torch import Tensor, nn
 
-from edgeprune.copies import copied, in_precision, sharing
+from edgeprune.graph.copies import copied, in_precision, sharing
 from edgeprune.stages.trace import trace
 
 

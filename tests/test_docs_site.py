@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from edgeprune.config import Settings
-from edgeprune.domain_spec import DomainSpec
-from edgeprune.lints import RULES
+from edgeprune.domains.spec import DomainSpec
 from edgeprune.profiles import Data
 from edgeprune.runtimes.inventory import Machine
 from edgeprune.tables import read_table
 from edgeprune.target import Target
+from edgeprune.verdict.lints import RULES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -80,7 +80,7 @@ def test_pictures_are_small() -> None:
 
 
 def test_the_run_folder_is_described() -> None:
-    from edgeprune.provenance import LISTED, SIGNATURE, SUMS
+    from edgeprune.records.provenance import LISTED, SIGNATURE, SUMS
 
     text = (ROOT / "docs" / "run-folder.md").read_text(encoding="utf-8")
     for name in (*LISTED, SUMS, SIGNATURE):

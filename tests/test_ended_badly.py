@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from terminal import SMALL
 
-from edgeprune.provenance import verify
-from edgeprune.records import Run
+from edgeprune.records.provenance import verify
+from edgeprune.records.run import Run
 
 pytestmark = pytest.mark.slow
 

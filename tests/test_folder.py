@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from edgeprune.errors import StorageError, UsageError
-from edgeprune.folder import MARK, claim, key_of
-from edgeprune.records import Environment, ModelRecord, Run
+from edgeprune.records.folder import MARK, claim, key_of
+from edgeprune.records.run import Environment, ModelRecord, Run
 
 ABOUT = Environment("0.1.0", "3.12", "2.9", "1.19", "1.23", "0.5", "Linux x86_64", "cpu", 2, (), 0)
 RUN = Run(ModelRecord("net", "a:b", "00", (), ()), ABOUT)
@@ -182,7 +182,7 @@ import sys
 from pathlib import Path
 sys.path[:0] = [{str(Path(__file__).resolve().parent)!r}]
 from test_folder import KEY, RUN
-from edgeprune.folder import claim
+from edgeprune.records.folder import claim
 with claim(Path(sys.argv[1]), RUN, KEY) as folder:
     folder.update(seconds={{"shrink": 1.0}})
     print("held", flush=True)

@@ -11,7 +11,7 @@ import pytest
 from report_runs import full_run
 from terminal import SMALL, Terminal
 
-from edgeprune.provenance import verify
+from edgeprune.records.provenance import verify
 
 pytestmark = pytest.mark.slow
 ARGUMENTS = [

@@ -16,11 +16,11 @@ from terminal import SMALL, Terminal
 from edgeprune import half
 from edgeprune.errors import BrokenPromise, UnsupportedModel, UsageError
 from edgeprune.half import halved, with_weights_of
-from edgeprune.limits import Limits
-from edgeprune.records import Run, Term
-from edgeprune.reference import file_outputs
+from edgeprune.records.run import Run, Term
+from edgeprune.runtimes.reference import file_outputs
 from edgeprune.stages.gate import gate
 from edgeprune.target import Target
+from edgeprune.verdict.limits import Limits
 
 
 @pytest.fixture

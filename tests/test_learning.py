@@ -12,7 +12,7 @@ import torch
 from terminal import SMALL, Terminal
 
 import edgeprune
-from edgeprune.records import Run, Training
+from edgeprune.records.run import Run, Training
 
 COUNT = 512
 FRESH = 384
@@ -116,7 +116,7 @@ def flipped(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def test_the_bound_on_the_average_loss_holds_as_often_as_it_says() -> None:
     """The mean of a known distribution of losses lies below its bound in at least 95 % of draws."""
-    from edgeprune.learning import _told
+    from edgeprune.line.learning import _told
     from edgeprune.stages.finetune import Recipe
 
     generator = torch.Generator().manual_seed(0)

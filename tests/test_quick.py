@@ -11,8 +11,8 @@ import pytest
 from terminal import SMALL
 
 from edgeprune.config import QUICK
-from edgeprune.preparation import HURRIED
-from edgeprune.records import Run
+from edgeprune.inputs.preparation import HURRIED
+from edgeprune.records.run import Run
 from edgeprune.target import Measure
 
 BOARD = """

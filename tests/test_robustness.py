@@ -27,7 +27,7 @@ from report_runs import full_run
 from safetensors.torch import save, save_file
 from terminal import SMALL, Ended, Terminal
 
-from edgeprune.records import to_json
+from edgeprune.records.run import to_json
 
 KNOWN_CODES = {0, 1, 2, 3, 4, 5, 6}
 

@@ -8,8 +8,8 @@ from plans import coupled
 from torch import nn
 
 from edgeprune.coresets.coreset import powers
+from edgeprune.graph.silenced import Weights, loud
 from edgeprune.observation import Scene, gather
-from edgeprune.silenced import Weights, loud
 
 
 def test_zeros_are_written_when_a_weight_is_looked_at() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from terminal import SMALL, Terminal
 
-from edgeprune.records import Run
+from edgeprune.records.run import Run
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeprune.records import Label
+from edgeprune.records.run import Label
 from edgeprune.registry import Registry
 
 Scope = Literal["layer", "local", "global", "distribution"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgeprune.domains import Domain, Shape
+from edgeprune.domains.sets import Domain, Shape
 from edgeprune.errors import UsageError
 
 Inputs = tuple[Tensor, ...]

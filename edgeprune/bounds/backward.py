@@ -30,14 +30,14 @@ from edgeprune.bounds.coefficients import Rows, unit_rows
 from edgeprune.bounds.differential import Reach
 from edgeprune.bounds.relax import Lines, difference_lines, lines
 from edgeprune.bounds.walk import Walk
-from edgeprune.domains import Domain
-from edgeprune.forms import (
+from edgeprune.domains.sets import Domain
+from edgeprune.functions.forms import (
     Affine,
     Elementwise,
     Twin,
     restrict,
 )
-from edgeprune.intervals import UNIT_ROUNDOFF, Interval
+from edgeprune.functions.intervals import UNIT_ROUNDOFF, Interval
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -29,9 +29,9 @@ from edgeprune.bounds.descent import descended, tunings_of
 from edgeprune.bounds.differential import Reach
 from edgeprune.bounds.relax import Lines, is_relu
 from edgeprune.bounds.watch import Watch
-from edgeprune.forms import Elementwise, Twin
-from edgeprune.intervals import Interval
-from edgeprune.kernels import spread
+from edgeprune.functions.forms import Elementwise, Twin
+from edgeprune.functions.intervals import Interval
+from edgeprune.functions.kernels import spread
 
 AT_ONCE = 8
 """Parts that are cut together."""

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from edgeprune.bounds.differential import Reach
-from edgeprune.forms import Kept, restrict
-from edgeprune.intervals import UNIT_ROUNDOFF
-from edgeprune.kernels import spread
+from edgeprune.functions.forms import Kept, restrict
+from edgeprune.functions.intervals import UNIT_ROUNDOFF
+from edgeprune.functions.kernels import spread
 
 Shape = tuple[int, ...]
 

@@ -34,11 +34,11 @@ from edgeprune.bounds.layer import layer_of, quadratic_delta
 from edgeprune.bounds.patches import conv_layer_of, patch_delta
 from edgeprune.bounds.quadratic import Ascent
 from edgeprune.bounds.watch import Watch
-from edgeprune.curves import Curve
-from edgeprune.domains import Box, Domain, L2Ball
+from edgeprune.domains.sets import Box, Domain, L2Ball
 from edgeprune.errors import UnsupportedOperation
-from edgeprune.forms import Affine, Elementwise, Input, Structural, Twin
-from edgeprune.intervals import Interval, up
+from edgeprune.functions.curves import Curve
+from edgeprune.functions.forms import Affine, Elementwise, Input, Structural, Twin
+from edgeprune.functions.intervals import Interval, up
 from edgeprune.progress import Tell, unheard
 
 MEMORY = 3e7

@@ -18,8 +18,8 @@ from torch import Tensor
 from edgeprune.bounds.backward import Backward, Rows, Tuning
 from edgeprune.bounds.relax import preferred_share
 from edgeprune.bounds.watch import Watch
-from edgeprune.forms import Elementwise
-from edgeprune.intervals import Interval
+from edgeprune.functions.forms import Elementwise
+from edgeprune.functions.intervals import Interval
 
 LIMIT = 5e6
 """Free choices at one activation; above, all rows share one set."""

@@ -9,7 +9,7 @@ affine node with weights W, b in f and V, c in g, inputs h and kept and removed 
 exactly: what was removed enters through h_f[R], compensation through W_SS − V, and both nets may have
 any widths. Each Δ is also met with f[kept] − g, so the result is never worse than two separate nets.
 
-Everything is rounded outwards (see `edgeprune.intervals`), so the bound is one on the real-valued
+Everything is rounded outwards (see `edgeprune.functions.intervals`), so the bound is one on the real-valued
 functions that the given weights define, whatever the rounding of this computation.
 
 It costs about five forward passes and grows with depth; it is the cheap tier, and the source of the
@@ -31,9 +31,9 @@ import torch
 from torch import Tensor
 
 from edgeprune.bounds.interval import affine, image, softmax, structural, times, total
-from edgeprune.domains import Domain, L2Ball, Shape
+from edgeprune.domains.sets import Domain, L2Ball, Shape
 from edgeprune.errors import BrokenPromise, UnsupportedOperation, UsageError
-from edgeprune.forms import (
+from edgeprune.functions.forms import (
     Affine,
     Constant,
     Elementwise,
@@ -47,7 +47,7 @@ from edgeprune.forms import (
     Twin,
     restrict,
 )
-from edgeprune.intervals import UNIT_ROUNDOFF, Interval, up
+from edgeprune.functions.intervals import UNIT_ROUNDOFF, Interval, up
 
 
 @dataclass(frozen=True, slots=True, eq=False)

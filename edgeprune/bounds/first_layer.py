@@ -25,10 +25,10 @@ from edgeprune.bounds.quadratic import suprema
 from edgeprune.bounds.relax import is_relu
 from edgeprune.bounds.walk import Walk
 from edgeprune.bounds.watch import Watch
-from edgeprune.domains import L2Ball
-from edgeprune.forms import Affine, Elementwise, Input, Structural, Twin
-from edgeprune.intervals import UNIT_ROUNDOFF, Interval
-from edgeprune.kernels import spread
+from edgeprune.domains.sets import L2Ball
+from edgeprune.functions.forms import Affine, Elementwise, Input, Structural, Twin
+from edgeprune.functions.intervals import UNIT_ROUNDOFF, Interval
+from edgeprune.functions.kernels import spread
 
 LARGEST = 1024
 """Units that can be on both sides, beyond which a quadratic form takes too long."""

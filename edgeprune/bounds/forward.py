@@ -29,8 +29,9 @@ from edgeprune.bounds.differential import Reach
 from edgeprune.bounds.peaks import Winners
 from edgeprune.bounds.relax import is_relu, lines
 from edgeprune.bounds.spectral import operator_norm
-from edgeprune.domains import Domain, L2Ball
-from edgeprune.forms import (
+from edgeprune.domains.regions import Ellipsoid
+from edgeprune.domains.sets import Domain, L2Ball
+from edgeprune.functions.forms import (
     Affine,
     Constant,
     Elementwise,
@@ -43,8 +44,7 @@ from edgeprune.forms import (
     Twin,
     restrict,
 )
-from edgeprune.intervals import TINY, UNIT_ROUNDOFF, Interval
-from edgeprune.regions import Ellipsoid
+from edgeprune.functions.intervals import TINY, UNIT_ROUNDOFF, Interval
 
 LARGEST = 4e7
 """Numbers that the symbols of one node may hold; beyond, they become remainder."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from edgeprune.errors import UnsupportedOperation
-from edgeprune.forms import (
+from edgeprune.functions.forms import (
     Affine,
     Constant,
     Elementwise,
@@ -28,7 +28,7 @@ from edgeprune.forms import (
     Structural,
     Sum,
 )
-from edgeprune.intervals import TINY, UNIT_ROUNDOFF, Interval, dot_error
+from edgeprune.functions.intervals import TINY, UNIT_ROUNDOFF, Interval, dot_error
 
 UNDERFLOW = 1e-140
 """More than what is lost where squares of weights underflow."""

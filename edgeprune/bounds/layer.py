@@ -21,9 +21,9 @@ from edgeprune.bounds.interval import affine
 from edgeprune.bounds.quadratic import Ascent, Region, Residual, layer_bounds
 from edgeprune.bounds.relax import is_relu
 from edgeprune.bounds.watch import Watch
-from edgeprune.domains import Domain, L2Ball
-from edgeprune.forms import Affine, Dense, Elementwise, Twin, restrict
-from edgeprune.intervals import UNIT_ROUNDOFF, Interval
+from edgeprune.domains.sets import Domain, L2Ball
+from edgeprune.functions.forms import Affine, Dense, Elementwise, Twin, restrict
+from edgeprune.functions.intervals import UNIT_ROUNDOFF, Interval
 
 LARGEST = 1024
 """Units of a hidden layer beyond which its certificate takes too long."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from edgeprune.errors import UsageError
-from edgeprune.intervals import UNIT_ROUNDOFF
+from edgeprune.functions.intervals import UNIT_ROUNDOFF
 
 
 @dataclass(frozen=True, slots=True, eq=False)

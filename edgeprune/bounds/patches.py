@@ -23,9 +23,9 @@ from edgeprune.bounds.primal import Ascent
 from edgeprune.bounds.quadratic import layer_bounds
 from edgeprune.bounds.relax import is_relu
 from edgeprune.bounds.watch import Watch
-from edgeprune.forms import Affine, Convolve, Elementwise, Twin, restrict
-from edgeprune.intervals import Interval
-from edgeprune.kernels import spread
+from edgeprune.functions.forms import Affine, Convolve, Elementwise, Twin, restrict
+from edgeprune.functions.intervals import Interval
+from edgeprune.functions.kernels import spread
 
 LARGEST = 640
 """Units under the taps of one position beyond which certificates take too long."""

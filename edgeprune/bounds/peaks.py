@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgeprune.forms import Maximum
-from edgeprune.intervals import Interval
+from edgeprune.functions.forms import Maximum
+from edgeprune.functions.intervals import Interval
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -36,7 +36,7 @@ from edgeprune.bounds.parabolas import Combination, Region, Residual, Units, par
 from edgeprune.bounds.primal import Ascent, ascended
 from edgeprune.bounds.shor import dual
 from edgeprune.bounds.watch import Watch, spread_over
-from edgeprune.intervals import UNIT_ROUNDOFF
+from edgeprune.functions.intervals import UNIT_ROUNDOFF
 
 
 def layer_bounds(

@@ -29,9 +29,9 @@ import torch
 from torch import Tensor
 
 from edgeprune.bounds.differential import Reach
-from edgeprune.curves import Curve
-from edgeprune.forms import restrict
-from edgeprune.intervals import TINY, UNIT_ROUNDOFF, Interval
+from edgeprune.functions.curves import Curve
+from edgeprune.functions.forms import restrict
+from edgeprune.functions.intervals import TINY, UNIT_ROUNDOFF, Interval
 
 PIECES = 24
 """Pieces that an interval is cut into to find how far a smooth curve is from a line."""

@@ -41,9 +41,9 @@ from torch import Tensor
 from edgeprune.bounds.crown import Effort, crown
 from edgeprune.bounds.differential import Difference, Reach, enclose, fold, visit
 from edgeprune.bounds.kernel_errors import KernelErrors
-from edgeprune.domains import Domain
+from edgeprune.domains.sets import Domain
 from edgeprune.errors import UnsupportedOperation, UsageError
-from edgeprune.forms import (
+from edgeprune.functions.forms import (
     Affine,
     Constant,
     Elementwise,
@@ -55,7 +55,7 @@ from edgeprune.forms import (
     Structural,
     Twin,
 )
-from edgeprune.intervals import Interval
+from edgeprune.functions.intervals import Interval
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edgeprune.intervals import UNIT_ROUNDOFF
+from edgeprune.functions.intervals import UNIT_ROUNDOFF
 
 
 def dual(p: Tensor, d: Tensor, linear: Tensor, theta: Tensor, budget: Tensor, v: Tensor | None) -> Tensor:

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgeprune.forms import Affine, Convolve, Dense, Scale
-from edgeprune.intervals import UNIT_ROUNDOFF
+from edgeprune.functions.forms import Affine, Convolve, Dense, Scale
+from edgeprune.functions.intervals import UNIT_ROUNDOFF
 
 SQUARINGS = 7
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from edgeprune.bounds.coefficients import Block, Rows, dot, gauged, plus, pull, rounding_share
 from edgeprune.bounds.peaks import Winners
 from edgeprune.bounds.relax import Lines, preferred_share
-from edgeprune.forms import (
+from edgeprune.functions.forms import (
     Affine,
     Constant,
     Elementwise,
@@ -24,8 +24,8 @@ from edgeprune.forms import (
     Twin,
     restrict,
 )
-from edgeprune.intervals import UNIT_ROUNDOFF, Interval
-from edgeprune.kernels import folded, spread
+from edgeprune.functions.intervals import UNIT_ROUNDOFF, Interval
+from edgeprune.functions.kernels import folded, spread
 
 if TYPE_CHECKING:
     from edgeprune.bounds.backward import Backward, Tuning

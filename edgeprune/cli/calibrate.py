@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from edgeprune.cli.console import Bars
-from edgeprune.records import to_json
+from edgeprune.records.run import to_json
 
 
 @click.command()
@@ -87,8 +87,8 @@ def calibrate(
       edgeprune calibrate mnist --model model.py:build --metric error -o calibration/quick.toml
       edgeprune estimate runs/x/pruned.onnx --calibration calibration/quick.toml --metric error
     """
-    from edgeprune.condense import condense
-    from edgeprune.models import load_model
+    from edgeprune.commands.condense import condense
+    from edgeprune.inputs.models import load_model
 
     told = condense(
         data,
@@ -129,7 +129,7 @@ def estimate(
     \b
       edgeprune estimate runs/x/pruned.onnx --calibration quick.toml --metric error --at-most 0.03
     """
-    from edgeprune.estimate import estimate as estimated
+    from edgeprune.commands.estimate import estimate as estimated
 
     found = estimated(model, calibration, metric, weights=weights)
     if as_json:

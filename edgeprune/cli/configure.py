@@ -36,7 +36,7 @@ def schema(what: str) -> int:
         made["properties"]["extends"] = {"type": "string", "description": "a target to start from"}
         made["required"] = []
     else:
-        from edgeprune.records import Run
+        from edgeprune.records.run import Run
 
         made = schema_of(Run, "run.json of edgeprune", strict=False)
     click.echo(json.dumps(made, indent=1))
@@ -133,10 +133,10 @@ def init(model: str | None, output: Path, force: bool, **values: Any) -> int:
     if output.exists() and not force:
         raise UsageError(f"{output}: is there already; give --force to replace it, or -o to write elsewhere.")
     from edgeprune.cli.model import loaded_and_resolved
-    from edgeprune.planning import coupled
-    from edgeprune.preparation import prepare
+    from edgeprune.commands.starter import starter
+    from edgeprune.inputs.preparation import prepare
+    from edgeprune.line.planning import coupled
     from edgeprune.stages.inspect import survey
-    from edgeprune.starter import starter
 
     from_file = values.get("config")
     loaded, resolved = loaded_and_resolved(model, values) if from_file else _alone(model, values)
@@ -155,7 +155,7 @@ def init(model: str | None, output: Path, force: bool, **values: Any) -> int:
 def _alone(model: str | None, values: dict[str, Any]) -> Any:
     """The model and settings from flags only: the file that lies here is about to be written."""
     from edgeprune.config import resolve
-    from edgeprune.models import load_model
+    from edgeprune.inputs.models import load_model
 
     resolved = resolve({**options.given(values), "model": model or None}, search=False)
     settings = resolved.settings

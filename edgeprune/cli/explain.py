@@ -13,7 +13,7 @@ from edgeprune.errors import UsageError
 from edgeprune.files import write_text
 
 if TYPE_CHECKING:
-    from edgeprune.lints import Lint
+    from edgeprune.verdict.lints import Lint
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
@@ -29,9 +29,9 @@ def explain(rule: str | None, as_json: bool) -> int:
     \b
       edgeprune explain EP203
     """
-    from edgeprune.lints import RULES
-    from edgeprune.records import to_json
+    from edgeprune.records.run import to_json
     from edgeprune.registry import suggestion
+    from edgeprune.verdict.lints import RULES
 
     by_name = {item.name: item for item in RULES.values()}
     if rule is None:
@@ -70,7 +70,7 @@ def lint(places: tuple[Path, ...], sarif: Path | None, github: bool, strict: boo
       edgeprune lint runs/x
       edgeprune lint model.onnx --strict
     """
-    from edgeprune import environment
+    from edgeprune.records import environment
     from edgeprune.report.annotations import told
     from edgeprune.report.sarif import log
 
@@ -105,11 +105,11 @@ def lint(places: tuple[Path, ...], sarif: Path | None, github: bool, strict: boo
 def _found(place: Path) -> list[tuple[Lint, Path]]:
     """The lints of one argument, each with its file."""
     if place.suffix == ".onnx":
-        from edgeprune.onnx_lints import lint_onnx
+        from edgeprune.verdict.onnx_lints import lint_onnx
 
         return [(item, place) for item in lint_onnx(place)]
-    from edgeprune.lints import lints
-    from edgeprune.records import Run
+    from edgeprune.records.run import Run
+    from edgeprune.verdict.lints import lints
 
     file = place / "run.json" if place.is_dir() else place
     return [(item, file) for item in lints(Run.load(place))]

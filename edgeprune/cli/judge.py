@@ -11,10 +11,10 @@ import click
 from edgeprune.cli import options, verdicts
 from edgeprune.errors import EdgepruneError, UsageError
 from edgeprune.files import write_text
-from edgeprune.records import Latency, Run
+from edgeprune.records.run import Latency, Run
 
 if TYPE_CHECKING:
-    from edgeprune.limits import Limits
+    from edgeprune.verdict.limits import Limits
 
 
 @click.command()
@@ -74,7 +74,7 @@ def gate(folder: Path, inconclusive: Any, as_json: bool, **values: Any) -> int:
     if as_json:
         import json
 
-        from edgeprune.records import to_json
+        from edgeprune.records.run import to_json
 
         click.echo(json.dumps(to_json(verdict), indent=1))
     else:
@@ -86,9 +86,9 @@ def gate(folder: Path, inconclusive: Any, as_json: bool, **values: Any) -> int:
 def _limits(record: Run, values: dict[str, Any]) -> tuple[Limits, Limits]:
     """All limits, and those that the user named here: only their metrics are run as code."""
     from edgeprune.config import Settings, read_config
-    from edgeprune.limits import Limits
+    from edgeprune.records.versions import stored
     from edgeprune.tables import read_table
-    from edgeprune.versions import stored
+    from edgeprune.verdict.limits import Limits
 
     named = verdicts.limits_of(values)
     if values["config"] is not None:
@@ -122,7 +122,7 @@ def _measures(limits: Limits, folder: Path, record: Run) -> dict[str, dict[str, 
     """The user's metrics computed now: those named in flags or --config, never those of a run.json."""
     if not limits.metrics:
         return {}
-    from edgeprune.measures import measure
+    from edgeprune.inputs.measures import measure
 
     return measure(limits.metrics, folder, [v.target for v in record.validations if v.reached])
 
@@ -132,9 +132,9 @@ def _remeasured(record: Run, folder: Path, baseline: Path) -> dict[str, Latency 
     import tempfile
 
     from edgeprune.cli.console import Bars
+    from edgeprune.commands.side_by_side import compare
     from edgeprune.profiles import find_target
-    from edgeprune.reference import noise_for
-    from edgeprune.side_by_side import compare
+    from edgeprune.runtimes.reference import noise_for
 
     home = baseline if baseline.is_dir() else baseline.parent
     files = home / "pruned.onnx", folder / "pruned.onnx"

@@ -39,8 +39,8 @@ def inspect(model: str | None, as_json: bool, **values: Any) -> int:
       edgeprune inspect model.py:build --input 1x3x224x224
     """
     from edgeprune.cli.model import loaded_and_resolved
-    from edgeprune.planning import coupled
-    from edgeprune.preparation import prepare
+    from edgeprune.inputs.preparation import prepare
+    from edgeprune.line.planning import coupled
     from edgeprune.stages.inspect import survey
 
     loaded, resolved = loaded_and_resolved(model, values)
@@ -49,7 +49,7 @@ def inspect(model: str | None, as_json: bool, **values: Any) -> int:
     if as_json:
         import json
 
-        from edgeprune.records import to_json
+        from edgeprune.records.run import to_json
 
         click.echo(json.dumps(to_json(found), indent=1))
         return 0
@@ -100,7 +100,7 @@ def targets(name: str | None, check: bool, as_json: bool) -> int:
     import json
 
     from edgeprune.profiles import find_target, list_targets
-    from edgeprune.records import to_json
+    from edgeprune.records.run import to_json
 
     found = (find_target(name),) if name else list_targets()
     answers = {target.name: _probe(target) for target in found} if check else {}
@@ -159,7 +159,7 @@ def doctor() -> int:
     \b
       edgeprune doctor
     """
-    from edgeprune import environment
+    from edgeprune.records import environment
 
     about = environment.describe(0)
     click.echo(f"edgeprune {about.edgeprune}  python {about.python}  {about.platform}")

@@ -66,7 +66,7 @@ def profile(
       edgeprune profile model.onnx --target cpu-1t
     """
     from edgeprune.profiles import find_target
-    from edgeprune.records import to_json
+    from edgeprune.records.run import to_json
     from edgeprune.stages.profile import profile as measure
 
     where = find_target(target)
@@ -109,9 +109,9 @@ def compare(
     \b
       edgeprune compare original.onnx pruned.onnx --target cpu-1t
     """
+    from edgeprune.commands.side_by_side import compare as measure
     from edgeprune.profiles import find_target
-    from edgeprune.records import to_json
-    from edgeprune.side_by_side import compare as measure
+    from edgeprune.records.run import to_json
 
     where = find_target(target)
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as work:
@@ -181,14 +181,14 @@ def package(
 def _models(source: Path) -> list[Path]:
     if not source.is_dir():
         return [source]
-    from edgeprune.records import Run
+    from edgeprune.records.run import Run
 
     artifacts = Run.load(source).artifacts
     return [source / artifacts[name].path for name in ("original", "pruned") if name in artifacts]
 
 
 def _samples(inputs: Path | None, model: Path, seed: int) -> tuple[Any, ...]:
-    from edgeprune.reference import noise_for, samples_from
+    from edgeprune.runtimes.reference import noise_for, samples_from
 
     return noise_for(model, seed) if inputs is None else samples_from(inputs)
 

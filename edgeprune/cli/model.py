@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from edgeprune.cli.options import given
 from edgeprune.config import Resolved, Settings, resolve
 from edgeprune.errors import UsageError
-from edgeprune.records import Run
-from edgeprune.versions import stored
+from edgeprune.records.run import Run
+from edgeprune.records.versions import stored
 
 if TYPE_CHECKING:
-    from edgeprune.models import Loaded
+    from edgeprune.inputs.models import Loaded
 
 
 def loaded_and_resolved(model: str | None, values: dict[str, Any]) -> tuple[Loaded, Resolved]:
@@ -31,7 +31,7 @@ def loaded_and_resolved(model: str | None, values: dict[str, Any]) -> tuple[Load
             "no model is named; give package.module:factory or path/to/file.py:factory, or set model in "
             "edgeprune.toml."
         )
-    from edgeprune.models import load_model
+    from edgeprune.inputs.models import load_model
 
     loaded = load_model(settings.model, settings.weights, trust_pickle=settings.trust_pickle)
     return loaded, resolved
@@ -59,7 +59,7 @@ def of_run(folder: Path, values: dict[str, Any]) -> tuple[Loaded, Resolved]:
             f"{folder}: was made from a module in a program, not from a named factory; call "
             "edgeprune.pipeline.again with that module instead."
         )
-    from edgeprune.models import load_model
+    from edgeprune.inputs.models import load_model
 
     loaded = load_model(record.model.factory, settings.weights, trust_pickle=settings.trust_pickle)
     return loaded, Resolved(settings, origins)

@@ -10,7 +10,7 @@ import click
 from edgeprune.cli import options
 from edgeprune.cli.console import Bars, show
 from edgeprune.cli.look import table
-from edgeprune.records import to_json
+from edgeprune.records.run import to_json
 
 
 @click.command()
@@ -44,10 +44,10 @@ def plan(model: str | None, epsilon: float | None, delta: float, as_json: bool, 
       edgeprune plan model.py:build --calibration data.npz --macs 0.5
       edgeprune plan model.py:build --input 1x784 --domain 0,1 --epsilon 0.5 --delta 0.01
     """
+    from edgeprune.certificates.foresight import foreseen, sample_sizes
     from edgeprune.cli.model import loaded_and_resolved
-    from edgeprune.foresight import foreseen, sample_sizes
-    from edgeprune.planning import allotted, coupled, planned
-    from edgeprune.preparation import prepare
+    from edgeprune.inputs.preparation import prepare
+    from edgeprune.line.planning import allotted, coupled, planned
     from edgeprune.stages.radii import radii
 
     loaded, resolved = loaded_and_resolved(model, values)

@@ -13,7 +13,7 @@ import click
 from edgeprune.cli import options, verdicts
 from edgeprune.cli.console import Bars, show
 from edgeprune.cli.options import CommandT
-from edgeprune.records import to_json
+from edgeprune.records.run import to_json
 
 
 def _output(default: str | None = None) -> Callable[[CommandT], CommandT]:
@@ -119,7 +119,7 @@ def _walk(
     until: str = "",
 ) -> int:
     from edgeprune.cli.model import loaded_and_resolved
-    from edgeprune.measures import load_function
+    from edgeprune.inputs.measures import load_function
     from edgeprune.pipeline import run as walk
     from edgeprune.report.terminal import overview
     from edgeprune.stages.gate import exit_code

@@ -11,8 +11,8 @@ from edgeprune.cli import options
 from edgeprune.cli.console import Bars, show
 
 if TYPE_CHECKING:
+    from edgeprune.records.search import SearchRecord
     from edgeprune.search.begin import Wishes
-    from edgeprune.search_record import SearchRecord
 
 DEFAULT_TRIALS = 100
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
+    from edgeprune.records.search import SearchRecord
     from edgeprune.search.conduct import Conductor
-    from edgeprune.search_record import SearchRecord
 
 REDRAW_S = 0.5
 ROWS = 12

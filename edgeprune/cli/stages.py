@@ -11,7 +11,7 @@ import click
 
 from edgeprune.cli import options, verdicts
 from edgeprune.cli.console import Bars, show
-from edgeprune.records import to_json
+from edgeprune.records.run import to_json
 
 
 @click.command()
@@ -30,7 +30,7 @@ def export(model: str | None, output: Path, **values: Any) -> int:
       edgeprune export model.py:build --input 1x3x224x224 -o model.onnx
     """
     from edgeprune.cli.model import loaded_and_resolved
-    from edgeprune.preparation import prepare
+    from edgeprune.inputs.preparation import prepare
     from edgeprune.stages.export import export as write
     from edgeprune.stages.parity import checked, torch_outputs
 

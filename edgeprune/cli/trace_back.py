@@ -12,7 +12,7 @@ from edgeprune.cli import options
 from edgeprune.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgeprune.bisection import Bisected
+    from edgeprune.commands.bisection import Bisected
 
 
 @click.command()
@@ -62,10 +62,10 @@ def bisect(
       edgeprune bisect runs/x --limit 0.5
       edgeprune bisect runs/x --limit 0.5 -o repro --without-weights
     """
-    from edgeprune.bisection import bisect as search
     from edgeprune.cli.console import Bars
     from edgeprune.cli.model import of_run
-    from edgeprune.records import to_json
+    from edgeprune.commands.bisection import bisect as search
+    from edgeprune.records.run import to_json
 
     loaded, resolved = of_run(folder, {})
     allowed = limit if limit is not None else resolved.settings.limits.observed_error
@@ -136,9 +136,9 @@ def verify(folder: Path, key: Path | None, drift: bool, certificates: bool, as_j
       edgeprune verify runs/x
       edgeprune verify runs/x --key public.pem --drift
     """
-    from edgeprune.provenance import verify as check
-    from edgeprune.provenance import verify_signature
-    from edgeprune.records import to_json
+    from edgeprune.records.provenance import verify as check
+    from edgeprune.records.provenance import verify_signature
+    from edgeprune.records.run import to_json
 
     found = list(check(folder))
     if key is not None:
@@ -158,7 +158,7 @@ def verify(folder: Path, key: Path | None, drift: bool, certificates: bool, as_j
 def _again(folder: Path, drift: bool, certificates: bool) -> list[Any]:
     from edgeprune.cli.console import Bars
     from edgeprune.cli.model import of_run
-    from edgeprune.recheck import recheck
+    from edgeprune.commands.recheck import recheck
 
     stages = tuple(name for name, asked in (("validate", drift), ("certify", certificates)) if asked)
     loaded, resolved = of_run(folder, {"latency": False})
@@ -184,7 +184,7 @@ def sign(folder: Path, key: Path) -> int:
       edgeprune sign runs/x --key private.pem
       edgeprune verify runs/x --key public.pem
     """
-    from edgeprune.provenance import sign as make
+    from edgeprune.records.provenance import sign as make
 
     click.echo(f"signature  {make(folder, key)}")
     return 0

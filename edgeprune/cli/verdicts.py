@@ -11,11 +11,11 @@ import click
 
 from edgeprune.cli.together import together
 from edgeprune.files import write_text
-from edgeprune.limits import LEVELS, NAMES, Limits, Regressions, UserMetric
 from edgeprune.registry import suggestion
+from edgeprune.verdict.limits import LEVELS, NAMES, Limits, Regressions, UserMetric
 
 if TYPE_CHECKING:
-    from edgeprune.records import Check, Run
+    from edgeprune.records.run import Check, Run
 
 _METRIC = re.compile(r"(?P<name>[^=]+)=(?P<function>[^<>]+:[^<>=]+)(?P<side><=|>=)(?P<value>.+)")
 

@@ -25,7 +25,7 @@ import numpy as np
 from scipy import linalg
 
 from edgeprune.coresets.coreset import Floats, Hearing
-from edgeprune.graph import Ints
+from edgeprune.graph.groups import Ints
 
 RIDGE = 1e-6
 """Added to the moments' diagonal, relative to its mean, so that they can be inverted."""

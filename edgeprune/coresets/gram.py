@@ -21,7 +21,7 @@ import numpy as np
 from edgeprune.coresets.coreset import Coreset, Evidence, Floats, Hearing
 from edgeprune.coresets.elimination import backward, energy, forward, moments, ridge
 from edgeprune.errors import UnsupportedModel
-from edgeprune.graph import Ints
+from edgeprune.graph.groups import Ints
 from edgeprune.plan import Selection
 
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from edgeprune.coresets.coreset import Coreset, Evidence, Floats, Hearing
 from edgeprune.errors import UnsupportedModel
-from edgeprune.graph import Ints
+from edgeprune.graph.groups import Ints
 from edgeprune.plan import Sampling, Selection
 
 ADMISSIBLE: dict[str, Callable[[Floats], Floats]] = {

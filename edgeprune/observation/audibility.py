@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from edgeprune.graph import Coupling, Graph
+from edgeprune.graph.groups import Coupling, Graph
 from edgeprune.observation.importance import differentiable
 from edgeprune.observation.moments import batches
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from edgeprune.coresets import Evidence, Hearing
 from edgeprune.coresets.coreset import Floats, Response, powers
 from edgeprune.coresets.sensitivity import ADMISSIBLE
-from edgeprune.graph import Alive, Graph, Group, Ints, Node, Reader
+from edgeprune.graph.groups import Alive, Graph, Group, Ints, Node, Reader
 from edgeprune.observation.gaussian import isotropic
 from edgeprune.observation.importance import gradients_of, shares_of
 from edgeprune.observation.knowledge import Knowledge

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgeprune.execution import Interpreter, flatten_outputs
-from edgeprune.graph import Graph, Group, Reader
+from edgeprune.graph.execution import Interpreter, flatten_outputs
+from edgeprune.graph.groups import Graph, Group, Reader
 from edgeprune.observation.moments import batches, part, positions
 from edgeprune.observation.patches import patches
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from edgeprune.errors import CalibrationError, UsageError
-from edgeprune.graph import Coupling, Graph
+from edgeprune.graph.groups import Coupling, Graph
 from edgeprune.observation.audibility import audible, sequences
 from edgeprune.observation.propagation import InputMoments, gaussian_inputs, propagate
 from edgeprune.observation.synthetic import synthesise

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from edgeprune.errors import CalibrationError
-from edgeprune.graph import Graph, Group, Ints, Reader
+from edgeprune.graph.groups import Graph, Group, Ints, Reader
 
 BATCH = 64
 ROWS = 200_000

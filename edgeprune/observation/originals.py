@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from edgeprune.graph import Graph
+from edgeprune.graph.groups import Graph
 
 ROOM_BYTES = 256 * 2**20
 """Most bytes of values that are kept; what does not fit is computed again."""

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgeprune.graph import Graph, Ints, Node, Reader, Ref
+from edgeprune.graph.groups import Graph, Ints, Node, Reader, Ref
 from edgeprune.observation import kernel_ridge
 from edgeprune.observation.kernel_ridge import RowEquations
 from edgeprune.observation.moments import ROWS, batches, part

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from edgeprune.coresets.coreset import Floats, powers
-from edgeprune.graph import Graph, Group, Ints, Node
-from edgeprune.silenced import Weights
+from edgeprune.graph.groups import Graph, Group, Ints, Node
+from edgeprune.graph.silenced import Weights
 
 BYTES = 1 << 19
 """Of rows that are looked at together: what a core keeps near."""

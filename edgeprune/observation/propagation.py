@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from edgeprune.errors import UnsupportedModel
-from edgeprune.graph import Graph, Node
+from edgeprune.graph.groups import Graph, Node
 from edgeprune.observation import gaussian
 
 Floats = npt.NDArray[np.float64]

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from edgeprune.errors import UnsupportedModel
-from edgeprune.execution import AllSeen, Interpreter
-from edgeprune.graph import Graph, Node
+from edgeprune.graph.execution import AllSeen, Interpreter
+from edgeprune.graph.groups import Graph, Node
 from edgeprune.progress import Progress, silent
 
 logger = logging.getLogger(__name__)

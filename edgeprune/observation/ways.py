@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from edgeprune.graph import Graph, Group, Node, Reader, Ref
+from edgeprune.graph.groups import Graph, Group, Node, Reader, Ref
 
 Values = Mapping[str, Tensor]
 Function = Callable[[Values], Tensor]

@@ -2,7 +2,7 @@
 
 To add an operation, write a class with the answers of `Operation` in a file of this folder and
 name an instance of it in `OPERATIONS`; or register an instance from another distribution under
-the entry point `edgeprune.ops`.
+the entry point `edgeprune.ops`. `narrowing` cuts a whole graph, or a module, by their rules.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache
 
 from torch import Tensor, nn
 
-from edgeprune.graph import Alive, Graph
+from edgeprune.graph.groups import Alive, Graph
 from edgeprune.ops.contraction import Attention, Einsum, Matmul
 from edgeprune.ops.conv import Convolution, TransposedConvolution
 from edgeprune.ops.create import Alike, Sequence, Uniform

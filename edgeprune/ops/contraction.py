@@ -13,9 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from edgeprune import curves
 from edgeprune.errors import UnsupportedOperation
-from edgeprune.forms import (
+from edgeprune.functions import curves
+from edgeprune.functions.forms import (
     Affine,
     Application,
     Axis,
@@ -27,8 +27,8 @@ from edgeprune.forms import (
     Scene,
     Structural,
 )
-from edgeprune.graph import Alive, Axes, Contact, Flow, Ints, Node, Ref
-from edgeprune.narrowed_attention import narrow_attention
+from edgeprune.graph.groups import Alive, Axes, Contact, Flow, Ints, Node, Ref
+from edgeprune.graph.narrowed_attention import narrow_attention
 from edgeprune.ops.operation import Operation, Sizes, constant
 from edgeprune.ops.weight_norm import is_spectral, restated_sigma
 

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
-from edgeprune.forms import Affine, Application, Convolve, Scene
-from edgeprune.graph import Alive, Axes, Flow, Node
+from edgeprune.functions.forms import Affine, Application, Convolve, Scene
+from edgeprune.graph.groups import Alive, Axes, Flow, Node
 from edgeprune.ops.operation import Operation, Sizes, constant
 
 

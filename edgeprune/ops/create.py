@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from edgeprune.graph import Alive, Axes, Flow, Node
+from edgeprune.graph.groups import Alive, Axes, Flow, Node
 from edgeprune.ops.operation import Operation
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from edgeprune.errors import UnsupportedOperation
-from edgeprune.forms import Application, Scene, Structural
-from edgeprune.graph import Alive, Axes, Flow, Ints, Node
+from edgeprune.functions.forms import Application, Scene, Structural
+from edgeprune.graph.groups import Alive, Axes, Flow, Ints, Node
 from edgeprune.ops.operation import Operation, dimension
 
 

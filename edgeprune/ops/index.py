@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from edgeprune.graph import Axes, Flow, Node, Ref
+from edgeprune.graph.groups import Axes, Flow, Node, Ref
 from edgeprune.ops.operation import Operation, dimension
 
 

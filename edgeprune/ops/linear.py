@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from edgeprune.forms import Affine, Application, Dense, Scene
-from edgeprune.graph import Axes, Flow, Node
+from edgeprune.functions.forms import Affine, Application, Dense, Scene
+from edgeprune.graph.groups import Axes, Flow, Node
 from edgeprune.ops.operation import Operation, Sizes, constant
 
 

@@ -15,11 +15,22 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from edgeprune import curves
 from edgeprune.errors import UnsupportedOperation
-from edgeprune.forms import Affine, Application, Axis, Chain, Dense, Elementwise, Part, Product, Scale, Scene
-from edgeprune.graph import Alive, Axes, Flow, Node, Ref
-from edgeprune.intervals import UNIT_ROUNDOFF
+from edgeprune.functions import curves
+from edgeprune.functions.forms import (
+    Affine,
+    Application,
+    Axis,
+    Chain,
+    Dense,
+    Elementwise,
+    Part,
+    Product,
+    Scale,
+    Scene,
+)
+from edgeprune.functions.intervals import UNIT_ROUNDOFF
+from edgeprune.graph.groups import Alive, Axes, Flow, Node, Ref
 from edgeprune.ops.operation import Operation, constant
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.errors import UnsupportedOperation
-from edgeprune.forms import Application, Chain, Scene
-from edgeprune.graph import Alive, Axes, Flow, Node, Ref
+from edgeprune.functions.forms import Application, Chain, Scene
+from edgeprune.graph.groups import Alive, Axes, Flow, Node, Ref
 
 Sizes = Callable[[str], tuple[int, ...]]
 """The sizes of a node's tensor, before or after a plan."""

@@ -9,12 +9,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from edgeprune import curves
-from edgeprune.curves import Curve
 from edgeprune.errors import UnsupportedOperation
-from edgeprune.forms import Affine, Application, Elementwise, Maximum, Product, Scale, Scene, Structural, Sum
-from edgeprune.graph import Axes, Flow, Ints, Node, Ref
-from edgeprune.intervals import UNIT_ROUNDOFF
+from edgeprune.functions import curves
+from edgeprune.functions.curves import Curve
+from edgeprune.functions.forms import (
+    Affine,
+    Application,
+    Elementwise,
+    Maximum,
+    Product,
+    Scale,
+    Scene,
+    Structural,
+    Sum,
+)
+from edgeprune.functions.intervals import UNIT_ROUNDOFF
+from edgeprune.graph.groups import Axes, Flow, Ints, Node, Ref
 from edgeprune.ops.operation import Operation, constant, source_of
 
 ACTIVATIONS = [

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from edgeprune.errors import UnsupportedOperation
-from edgeprune.forms import Application, Maximum, Scene, Structural
-from edgeprune.graph import Axes, Flow, Node, Ref
+from edgeprune.functions.forms import Application, Maximum, Scene, Structural
+from edgeprune.graph.groups import Axes, Flow, Node, Ref
 from edgeprune.ops.operation import Operation, replay, source_of
 
 

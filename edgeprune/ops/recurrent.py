@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
-from edgeprune.graph import Axes, Contact, Flow, Ints, Node, Ref
+from edgeprune.graph.groups import Axes, Contact, Flow, Ints, Node, Ref
 from edgeprune.ops.operation import Operation, Sizes
 
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}

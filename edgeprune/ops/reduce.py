@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from edgeprune import forms
 from edgeprune.errors import UnsupportedOperation
-from edgeprune.forms import Application, Maximum, Scene, Structural
-from edgeprune.graph import Axes, Flow, Node, Ref
+from edgeprune.functions import forms
+from edgeprune.functions.forms import Application, Maximum, Scene, Structural
+from edgeprune.graph.groups import Axes, Flow, Node, Ref
 from edgeprune.ops.operation import Operation, dimension, replay, source_of
 from edgeprune.ops.pointwise import meet
 

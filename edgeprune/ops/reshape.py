@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgeprune.forms import Application, Scene, Structural
-from edgeprune.graph import Alive, Axes, Flow, Fork, Graph, Ints, Node
+from edgeprune.functions.forms import Application, Scene, Structural
+from edgeprune.graph.groups import Alive, Axes, Flow, Fork, Graph, Ints, Node
 from edgeprune.ops.operation import Operation, dimension, replay, source_of
 
 PRODUCTS = frozenset(("matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"))

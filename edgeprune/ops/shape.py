@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgeprune.forms import Application, Scene, Structural
-from edgeprune.graph import Alive, Axes, Flow, Node
+from edgeprune.functions.forms import Application, Scene, Structural
+from edgeprune.graph.groups import Alive, Axes, Flow, Node
 from edgeprune.ops.operation import Operation, dimension, source_of
 
 

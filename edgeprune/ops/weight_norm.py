@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgeprune.graph import Alive, Axes, Flow, Graph, Node, Ref
+from edgeprune.graph.groups import Alive, Axes, Flow, Graph, Node, Ref
 from edgeprune.ops.operation import Operation
 
 FAINT = 1e-3

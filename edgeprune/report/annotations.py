@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from edgeprune.lints import Lint, Severity, lints
-from edgeprune.records import Run
+from edgeprune.records.run import Run
 from edgeprune.report import wording
 from edgeprune.report.sarif import place
+from edgeprune.verdict.lints import Lint, Severity, lints
 
 MOST = 10
 _COMMANDS: dict[Severity, str] = {"error": "error", "warning": "warning", "note": "notice"}

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from edgeprune.records import GroupRecord, Latency, Run, Term, Validation
+from edgeprune.records.run import GroupRecord, Latency, Run, Term, Validation
 from edgeprune.report import svg, wording
 
 WIDTH_INCHES = 8.0

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from matplotlib.figure import Figure
 
-from edgeprune.records import Run
+from edgeprune.records.run import Run
 from edgeprune.report import figures, svg, wording
 from edgeprune.report.charts import Chart
 from edgeprune.report.html import filled

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from edgeprune.records import Certificate, Run, Validation
+from edgeprune.records.run import Certificate, Run, Validation
 from edgeprune.report import svg, wording
 from edgeprune.report.charts import Chart
 

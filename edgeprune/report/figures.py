@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edgeprune.records import Certificate, Check, Label, Run, Term, Training, Validation, weakest
+from edgeprune.records.run import Certificate, Check, Label, Run, Term, Training, Validation, weakest
 from edgeprune.report import wording
 
 Key = Literal["pass", "fail", "inconclusive", "unavailable", "open"]

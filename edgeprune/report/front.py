@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from edgeprune.allocation import AllocationRecord, WidthsTried
-from edgeprune.records import Run
+from edgeprune.records.allocation import AllocationRecord, WidthsTried
+from edgeprune.records.run import Run
 from edgeprune.report import svg, wording
 from edgeprune.report.charts import Chart
 

@@ -12,14 +12,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from edgeprune.records import Run, TensorRecord
+from edgeprune.records.run import Run, TensorRecord
+from edgeprune.records.search import RECORD, SearchRecord
 from edgeprune.report import charts, figures, sampling, tables, wording
 from edgeprune.report.distribution import distribution
 from edgeprune.report.front import front
 from edgeprune.report.operation_times import operation_times
 from edgeprune.report.search_page import explorable
 from edgeprune.report.tradeoff import tradeoff
-from edgeprune.search_record import RECORD, SearchRecord
 
 SIGNS: dict[figures.Key, str] = {
     "pass": "✓",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from edgeprune.records import Check, Run
+from edgeprune.records.run import Check, Run
 from edgeprune.report import wording
 
 MODEL_SUITE = "model"

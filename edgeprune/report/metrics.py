@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgeprune.records import Run
+from edgeprune.records.run import Run
 from edgeprune.report import wording
 
 _FAMILIES: dict[str, str] = {

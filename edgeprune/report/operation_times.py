@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from edgeprune.records import OperationTime, Run
+from edgeprune.records.run import OperationTime, Run
 from edgeprune.report import svg, wording
 from edgeprune.report.charts import Chart, beside, canvas
 from edgeprune.report.tables import Column, Table, table_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeprune.records import Choice, Run, Split
+from edgeprune.records.run import Choice, Run, Split
 from edgeprune.report import wording
 
 USES = {"fit": "to fit", "select": "to choose how much is pruned", "certify": "to certify and measure"}

@@ -14,9 +14,9 @@ from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
-from edgeprune.lints import RULES, Lint, Rule, lints
-from edgeprune.records import Run
+from edgeprune.records.run import Run
 from edgeprune.report import wording
+from edgeprune.verdict.lints import RULES, Lint, Rule, lints
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 

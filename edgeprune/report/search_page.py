@@ -14,10 +14,10 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from edgeprune.records.search import Activity, SearchRecord, TrialRecord
 from edgeprune.report import svg, wording
 from edgeprune.report.charts import Chart, canvas
 from edgeprune.report.tables import Column, Table
-from edgeprune.search_record import Activity, SearchRecord, TrialRecord
 
 TEMPLATES = ("search.html.j2", "macros.html.j2")
 BARS = 1500

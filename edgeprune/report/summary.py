@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from edgeprune.records import Run
+from edgeprune.records.run import Run
 from edgeprune.report import figures, tables, wording
 
 LIMIT_BYTES = 1 << 20

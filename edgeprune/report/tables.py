@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeprune.records import Certificate, GroupRecord, Label, Run, Term, Validation
+from edgeprune.records.run import Certificate, GroupRecord, Label, Run, Term, Validation
 from edgeprune.report import wording
 from edgeprune.report.figures import chain_total
 from edgeprune.report.wording import NOTHING, clean, count, milliseconds, number, upper

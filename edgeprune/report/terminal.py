@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from edgeprune.records import GroupRecord, Run, Validation
+from edgeprune.records.run import GroupRecord, Run, Validation
 from edgeprune.report import figures, sampling, tables, wording
 
 MOST_GROUPS = 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from edgeprune.records import Choice, Run
+from edgeprune.records.run import Choice, Run
 from edgeprune.report import svg, wording
 from edgeprune.report.charts import Chart
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 from typing import Any
 
-from edgeprune.records import Check, Label, Latency
+from edgeprune.records.run import Check, Label, Latency
 
 NOTHING = "–"
 LONGEST_TEXT = 300

@@ -12,7 +12,9 @@ Beside them:
     pairs         The statistics of paired latencies.
     places        Where things lie on this machine, and the words in braces that a target may use for …
     processes     A process of a transport: started, waited for, and ended with whatever it …
+    reference     ONNX files on the reference runtime: this machine's CPU, one thread, nothing optimised.
     shipping      The agent as one file that a device can run: a Python zip application.
+    timing        Two models timed in pairs over fresh processes, until the interval of their ratio …
     soundness     Answers that are no answers: too large, packed, or of the wrong kind.
 """
 

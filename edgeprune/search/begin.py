@@ -15,25 +15,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeprune import environment
-from edgeprune.budget import cost
 from edgeprune.config import BUDGETS, Resolved, Settings
 from edgeprune.coresets import CORESETS
 from edgeprune.errors import CalibrationError, StorageError, UsageError
-from edgeprune.families import families
-from edgeprune.folder import key_of
-from edgeprune.limits import Limits
-from edgeprune.models import Loaded
-from edgeprune.planning import multiples_of
-from edgeprune.pricing import Prices
+from edgeprune.graph.families import families
+from edgeprune.inputs.models import Loaded
+from edgeprune.line.planning import multiples_of
 from edgeprune.profiles import find_target
 from edgeprune.progress import Progress
-from edgeprune.records import to_json
+from edgeprune.records import environment
+from edgeprune.records.folder import key_of
+from edgeprune.records.run import to_json
 from edgeprune.search.bench import Bench
 from edgeprune.search.objectives import Pick, conditions, objectives, pick
 from edgeprune.search.space import LEAST_SHARE, Space
 from edgeprune.search.store import Entry, Store, key
 from edgeprune.stages.distribute import Curve, grid
+from edgeprune.verdict.limits import Limits
+from edgeprune.widths.budget import cost
+from edgeprune.widths.pricing import Prices
 
 if TYPE_CHECKING:
     from edgeprune.search.ground import Ground, Rules

@@ -13,29 +13,29 @@ import numpy as np
 from safetensors.torch import save
 from torch import nn
 
-from edgeprune import environment
+from edgeprune.certificates.deterministic import Proof
+from edgeprune.certificates.distribution import Odds, Samples, inside_of
 from edgeprune.config import Resolved, Settings
-from edgeprune.deterministic import Proof
-from edgeprune.distribution import Odds, Samples, inside_of
 from edgeprune.errors import CalibrationError, UnsupportedModel
 from edgeprune.files import write_bytes
-from edgeprune.files_step import export_step
-from edgeprune.folder import RunFolder, key_of
-from edgeprune.graph import Coupling
-from edgeprune.models import Loaded, load_model
+from edgeprune.graph.groups import Coupling
+from edgeprune.inputs.models import Loaded, load_model
+from edgeprune.inputs.preparation import Line, empty_run, prepare
+from edgeprune.inputs.samples import Array
+from edgeprune.line.files_step import export_step
+from edgeprune.line.planning import coupled, planned
+from edgeprune.line.steps import as_traced, read_weights
 from edgeprune.observation.knowledge import know
 from edgeprune.plan import Cuts, Shrunk
-from edgeprune.planning import coupled, planned
-from edgeprune.preparation import Line, empty_run, prepare
 from edgeprune.progress import Progress, silent
-from edgeprune.records import to_json
-from edgeprune.samples import Array
+from edgeprune.records import environment
+from edgeprune.records.folder import RunFolder, key_of
+from edgeprune.records.run import to_json
 from edgeprune.stages.certify import Search, certify
 from edgeprune.stages.distribute import Curve, curves
 from edgeprune.stages.parity import torch_outputs
 from edgeprune.stages.shrink import restore, shrink
 from edgeprune.stages.validate import measure_drift
-from edgeprune.steps import as_traced, read_weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgeprune.errors import BrokenPromise, EdgepruneError, TargetUnavailable, UsageError
+from edgeprune.records.search import Activity, State, TrialRecord
 from edgeprune.search.ground import Ground, Rules, Trial, drafted
 from edgeprune.search.objectives import beaten
 from edgeprune.search.space import Space
@@ -38,7 +39,6 @@ from edgeprune.search.work import (
     broken,
 )
 from edgeprune.search.workers import Crew, Done, Task
-from edgeprune.search_record import Activity, State, TrialRecord
 from edgeprune.target import Target
 
 logger = logging.getLogger(__name__)

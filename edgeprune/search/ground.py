@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.budget import Cost, Multiples, cost
 from edgeprune.config import Settings
-from edgeprune.planning import counted_budget, spread
-from edgeprune.pricing import Prices
+from edgeprune.line.planning import counted_budget, spread
+from edgeprune.records.search import TrialRecord
 from edgeprune.search.bench import Bench
 from edgeprune.search.objectives import Condition, Objective
 from edgeprune.search.space import Space
 from edgeprune.search.work import Draft, Subject
-from edgeprune.search_record import TrialRecord
 from edgeprune.stages.allocate import allocate
 from edgeprune.stages.distribute import Curve
 from edgeprune.target import Target
+from edgeprune.widths.budget import Cost, Multiples, cost
+from edgeprune.widths.pricing import Prices
 
 
 @dataclass(frozen=True, slots=True)

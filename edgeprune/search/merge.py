@@ -10,13 +10,13 @@ from typing import TypeVar
 
 from edgeprune.errors import UsageError
 from edgeprune.files import write_text
+from edgeprune.records.search import Activity, SearchRecord, TrialRecord
 from edgeprune.report.search_page import render
 from edgeprune.search.front import Front
 from edgeprune.search.place import JOURNAL, STORE, claimed
 from edgeprune.search.space import Space
 from edgeprune.search.store import ENTRY, Store
 from edgeprune.search.study import Book, digest_of
-from edgeprune.search_record import Activity, SearchRecord, TrialRecord
 
 
 def merged(shards: Sequence[Path], output: Path) -> SearchRecord:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgeprune.errors import StorageError, UsageError
-from edgeprune.folder import LOCK, alone
+from edgeprune.records.folder import LOCK, alone
 
 JOURNAL = "study.journal"
 STORE = "store"

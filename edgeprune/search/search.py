@@ -9,19 +9,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeprune import environment
 from edgeprune.config import Resolved
 from edgeprune.errors import BrokenPromise, UsageError
 from edgeprune.files import write_text
-from edgeprune.folder import key_of
-from edgeprune.models import Loaded
+from edgeprune.inputs.models import Loaded
+from edgeprune.inputs.preparation import empty_run
 from edgeprune.pipeline import run
 from edgeprune.plan import Cuts
-from edgeprune.preparation import empty_run
 from edgeprune.profiles import find_target
 from edgeprune.progress import Progress
-from edgeprune.provenance import write_digests
-from edgeprune.records import Run, to_json
+from edgeprune.records import environment
+from edgeprune.records.folder import key_of
+from edgeprune.records.provenance import write_digests
+from edgeprune.records.run import Run, to_json
+from edgeprune.records.search import Chosen, SearchRecord, TrialRecord
 from edgeprune.report.html import of
 from edgeprune.report.search_page import render
 from edgeprune.search import begin
@@ -35,7 +36,6 @@ from edgeprune.search.store import Entry, Store
 from edgeprune.search.study import Book, Desk
 from edgeprune.search.work import File, Package
 from edgeprune.search.workers import Crew, Local
-from edgeprune.search_record import Chosen, SearchRecord, TrialRecord
 
 EVERY_S = 15.0
 """Seconds between two writings of the record while a search runs."""

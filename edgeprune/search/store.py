@@ -18,7 +18,7 @@ from typing import Any
 
 from edgeprune.errors import StorageError
 from edgeprune.files import sha256_of
-from edgeprune.folder import key_of
+from edgeprune.records.folder import key_of
 
 ENTRY = "entry.json"
 

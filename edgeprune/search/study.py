@@ -21,10 +21,10 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from edgeprune.errors import StorageError, UsageError
+from edgeprune.records.search import State, TrialRecord
 from edgeprune.search.front import Front
 from edgeprune.search.space import Space
 from edgeprune.search.storages import place, quiet, released, storage_of
-from edgeprune.search_record import State, TrialRecord
 
 ATTRIBUTE = "edgeprune"
 SAMPLERS = ("tpe", "nsga2", "nsga3", "gp", "random")

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeprune.environment import installed
 from edgeprune.errors import BoundViolated, ModelError, UsageError
 from edgeprune.progress import silent
-from edgeprune.records import from_json, to_json
+from edgeprune.records.environment import installed
+from edgeprune.records.run import from_json, to_json
 from edgeprune.search.lease import computing, measuring
 from edgeprune.search.objectives import Condition, Objective, beaten
 from edgeprune.search.store import Entry, Store, key

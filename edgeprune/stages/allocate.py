@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from edgeprune.budget import Budget, Multiples, limit_of
-from edgeprune.costs import Costs, counted
-from edgeprune.graph import Coupling
+from edgeprune.graph.groups import Coupling
+from edgeprune.widths.budget import Budget, Multiples, limit_of
+from edgeprune.widths.costs import Costs, counted
 
 
 def allocate(

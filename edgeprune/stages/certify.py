@@ -20,17 +20,27 @@ from torch import Tensor, nn
 
 from edgeprune.bounds import statistical
 from edgeprune.bounds.attack import Attack, attack
-from edgeprune.deterministic import BEYOND, NAMES, SOURCES, Bounded, Method, Proof, ball, bounded, near
-from edgeprune.distribution import Odds, Samples, inside_of, linf_errors, promises, statement
-from edgeprune.domains import Domain, described
+from edgeprune.certificates.deterministic import (
+    BEYOND,
+    NAMES,
+    SOURCES,
+    Bounded,
+    Method,
+    Proof,
+    ball,
+    bounded,
+    near,
+)
+from edgeprune.certificates.distribution import Odds, Samples, inside_of, linf_errors, promises, statement
+from edgeprune.certificates.theorem import layer_promises
+from edgeprune.certificates.twins import Pair, twins_of
+from edgeprune.domains.sets import Domain, described
 from edgeprune.errors import UnsupportedOperation
-from edgeprune.graph import Coupling, copied, flatten_outputs
+from edgeprune.graph.groups import Coupling, copied, flatten_outputs
+from edgeprune.inputs.samples import Array
 from edgeprune.plan import Shrunk
 from edgeprune.progress import Progress
-from edgeprune.records import Certificate
-from edgeprune.samples import Array
-from edgeprune.theorem import layer_promises
-from edgeprune.twins import Pair, twins_of
+from edgeprune.records.run import Certificate
 
 logger = logging.getLogger(__name__)
 

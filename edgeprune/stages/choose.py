@@ -20,7 +20,8 @@ from torch import Tensor
 
 from edgeprune.coresets import CORESETS, Coreset, Evidence
 from edgeprune.errors import CalibrationError, UsageError
-from edgeprune.graph import Alive, Coupling, Graph, Group, Reader
+from edgeprune.graph.groups import Alive, Coupling, Graph, Group, Reader
+from edgeprune.graph.silenced import Weights
 from edgeprune.observation import (
     Originals,
     Scene,
@@ -35,7 +36,6 @@ from edgeprune.observation import (
 from edgeprune.observation.knowledge import Knowledge, know
 from edgeprune.plan import Plan, Selection
 from edgeprune.progress import Progress, silent
-from edgeprune.silenced import Weights
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeprune.errors import UnsupportedModel, UsageError
-from edgeprune.graph import (
+from edgeprune.graph.groups import (
     Axes,
     Bools,
     Contact,

@@ -8,9 +8,10 @@ err_g(m) of each group and a price of all widths together,
 The price of a net is a sum of products of widths (a layer costs inputs × outputs), so groups cannot be
 priced one by one. Two searches are made, and the answer that loses less is taken. *Greedy*: the Lagrangian
 Σ err + λ price is minimised by turns, one group at a time and exactly over its whole grid, and λ is found by
-bisection. *Programme*: an integer programme over a part of every grid (`edgeprune.programme`). What either
-leaves of the budget goes to the groups that gain most from it. Any price will do: units, parameters,
-multiply-accumulates, bytes, or milliseconds from a table that was measured on a target (`edgeprune.costs`).
+bisection. *Programme*: an integer programme over a part of every grid (`edgeprune.widths.programme`). What
+either leaves of the budget goes to the groups that gain most from it. Any price will do: units, parameters,
+multiply-accumulates, bytes, or milliseconds from a table that was measured on a target
+(`edgeprune.widths.costs`).
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from edgeprune.budget import Budget, Multiples, limit_of
 from edgeprune.coresets import Hearing
 from edgeprune.coresets.elimination import backward
-from edgeprune.costs import Costs, counted
 from edgeprune.errors import CalibrationError
-from edgeprune.graph import Coupling, Group
+from edgeprune.graph.groups import Coupling, Group
 from edgeprune.observation import Scene, gather
 from edgeprune.observation.knowledge import Knowledge
-from edgeprune.programme import programmed
 from edgeprune.progress import Progress, silent
+from edgeprune.widths.budget import Budget, Multiples, limit_of
+from edgeprune.widths.costs import Costs, counted
+from edgeprune.widths.programme import programmed
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from edgeprune.copies import sharing
 from edgeprune.errors import UnsupportedModel
 from edgeprune.files import atomic, sha256_of
-from edgeprune.records import Artifact
+from edgeprune.graph.copies import sharing
+from edgeprune.records.run import Artifact
 
 logger = logging.getLogger(__name__)
 

@@ -23,11 +23,11 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from edgeprune.copies import copied
 from edgeprune.errors import UsageError
-from edgeprune.execution import flatten_outputs
 from edgeprune.files import write_bytes
-from edgeprune.losses import BY_LABEL, Augmentation, Loss, Outputs, resolve_augmentation, resolve_loss
+from edgeprune.graph.copies import copied
+from edgeprune.graph.execution import flatten_outputs
+from edgeprune.inputs.losses import BY_LABEL, Augmentation, Loss, Outputs, resolve_augmentation, resolve_loss
 from edgeprune.progress import Progress, silent
 from edgeprune.team import Alone, Team
 

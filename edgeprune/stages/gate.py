@@ -13,9 +13,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from edgeprune.baseline import regressions
-from edgeprune.limits import USER_METRIC, Limits, UserMetric
-from edgeprune.records import Certificate, Check, Latency, PlanRecord, Run, Validation, Verdict
+from edgeprune.records.run import Certificate, Check, Latency, PlanRecord, Run, Validation, Verdict
+from edgeprune.verdict.baseline import regressions
+from edgeprune.verdict.limits import USER_METRIC, Limits, UserMetric
 
 Measures = Mapping[str, Mapping[str, float | str]]
 """Metric → target → its value, or the reason why it has none."""

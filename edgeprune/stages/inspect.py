@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeprune.graph import Coupling, Group
+from edgeprune.graph.groups import Coupling, Group
 from edgeprune.ops import operation_for
 
 

@@ -22,8 +22,8 @@ import numpy.typing as npt
 from edgeprune.errors import BrokenPromise, UsageError
 from edgeprune.files import atomic, sha256_of, write_text
 from edgeprune.half import halved
-from edgeprune.reference import file_outputs
-from edgeprune.usability import Usability, usability
+from edgeprune.runtimes.reference import file_outputs
+from edgeprune.verdict.usability import Usability, usability
 
 Array = npt.NDArray[Any]
 TOLERANCE = 1e-5

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.errors import BrokenPromise
-from edgeprune.graph import copied, flatten_outputs
-from edgeprune.reference import file_outputs, noise_for
+from edgeprune.graph.groups import copied, flatten_outputs
+from edgeprune.runtimes.reference import file_outputs, noise_for
 
 logger = logging.getLogger(__name__)
 

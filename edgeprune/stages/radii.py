@@ -16,11 +16,11 @@ from torch import Tensor
 
 from edgeprune.bounds.differential import enclose
 from edgeprune.bounds.interval import propagate
-from edgeprune.domains import Domain
+from edgeprune.certificates.twins import twins_of
+from edgeprune.domains.sets import Domain
 from edgeprune.errors import EdgepruneError
-from edgeprune.graph import Coupling
-from edgeprune.patch_norms import largest_patch
-from edgeprune.twins import twins_of
+from edgeprune.functions.patch_norms import largest_patch
+from edgeprune.graph.groups import Coupling
 
 logger = logging.getLogger(__name__)
 

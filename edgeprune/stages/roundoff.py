@@ -14,12 +14,12 @@ import torch
 
 from edgeprune.bounds.crown import Effort
 from edgeprune.bounds.rounding import ARITHMETICS, HALF_STORED, Arithmetic, elsewhere, rounding
-from edgeprune.domains import Domain
+from edgeprune.certificates.twins import twins_of
+from edgeprune.domains.sets import Domain
 from edgeprune.errors import UnsupportedOperation
-from edgeprune.graph import Coupling
+from edgeprune.graph.groups import Coupling
+from edgeprune.inputs.samples import Array
 from edgeprune.plan import Shrunk
-from edgeprune.samples import Array
-from edgeprune.twins import twins_of
 
 STORED = "float16 weights"
 PRECISIONS = {

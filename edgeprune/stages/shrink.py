@@ -17,18 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from edgeprune.attributes import guesses
-from edgeprune.copies import copied, in_precision, sharing
 from edgeprune.errors import BrokenPromise, ModelError
-from edgeprune.execution import Anew, run_in
-from edgeprune.graph import Alive, Coupling, Mask, flatten_outputs
-from edgeprune.narrowing import fill as fill
-from edgeprune.narrowing import narrow_graph as narrow_graph
-from edgeprune.narrowing import narrow_module as narrow_module
-from edgeprune.narrowing import narrow_weights, narrowed
+from edgeprune.graph.attributes import guesses
+from edgeprune.graph.copies import copied, in_precision, sharing
+from edgeprune.graph.execution import Anew, run_in
+from edgeprune.graph.groups import Alive, Coupling, Mask, flatten_outputs
+from edgeprune.graph.silenced import loud
 from edgeprune.ops import operation_for, restated
+from edgeprune.ops.narrowing import fill as fill
+from edgeprune.ops.narrowing import narrow_graph as narrow_graph
+from edgeprune.ops.narrowing import narrow_module as narrow_module
+from edgeprune.ops.narrowing import narrow_weights, narrowed
 from edgeprune.plan import Cuts, Plan, Shrunk
-from edgeprune.silenced import loud
 
 logger = logging.getLogger(__name__)
 

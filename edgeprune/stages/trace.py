@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
-from edgeprune.attributes import forget
 from edgeprune.errors import ModelError, UnsupportedModel
-from edgeprune.graph import Graph, Node, Ref, copied
+from edgeprune.graph.attributes import forget
+from edgeprune.graph.groups import Graph, Node, Ref, copied
 
 logger = logging.getLogger(__name__)
 

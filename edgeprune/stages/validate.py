@@ -2,7 +2,7 @@
 
 Drift is the pruned model, as the target runs it, against the original torch net in float64, so
 pruning, export, simplification and the target's rounding are all inside. Latency is paired: see
-`edgeprune.runtimes.pairs`, and `edgeprune.timing` for when measuring ends.
+`edgeprune.runtimes.pairs`, and `edgeprune.runtimes.timing` for when measuring ends.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from edgeprune.errors import BrokenPromise, CalibrationError, TargetUnavailable
 from edgeprune.progress import Progress
-from edgeprune.records import Drift, Latency, Validation
+from edgeprune.records.run import Drift, Latency, Validation
 from edgeprune.runtimes import RUNTIMES
 from edgeprune.runtimes.jobs import OutputsAnswer, PairsAnswer, read_outputs, write_job
+from edgeprune.runtimes.timing import EQUAL, Timed, timed
 from edgeprune.target import Target
-from edgeprune.timing import EQUAL, Timed, timed
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edgeprune.bounds import a_priori
 from edgeprune.bounds.attack import attack
-from edgeprune.domains import L2Ball
+from edgeprune.domains.sets import L2Ball
 from edgeprune.errors import UsageError
 
 torch.set_num_threads(1)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from edgeprune.bounds.attack import attack
-from edgeprune.domains import Box, L2Ball
+from edgeprune.domains.sets import Box, L2Ball
 from edgeprune.errors import UsageError
 
 torch.set_num_threads(1)

@@ -16,10 +16,10 @@ from edgeprune.bounds.crown import Effort, Progression, crown
 from edgeprune.bounds.descent import descended, tunings_of
 from edgeprune.bounds.differential import enclose
 from edgeprune.bounds.watch import Watch
-from edgeprune.deterministic import Proof, bounded
-from edgeprune.domains import Box, Domain
-from edgeprune.forms import Twin
-from edgeprune.twins import Pair
+from edgeprune.certificates.deterministic import Proof, bounded
+from edgeprune.certificates.twins import Pair
+from edgeprune.domains.sets import Box, Domain
+from edgeprune.functions.forms import Twin
 
 
 def walked(twins: list[Twin], domain: Domain) -> Progression:

@@ -16,10 +16,10 @@ from edgeprune.bounds.attack import attack
 from edgeprune.bounds.backward import Backward, unit_rows
 from edgeprune.bounds.crown import Effort, Progression, crown
 from edgeprune.bounds.differential import difference, enclose, fold
-from edgeprune.domains import Box, Domain, L2Ball
-from edgeprune.forms import Affine, Constant, Dense, Input, Sum, Twin
-from edgeprune.graph import flatten_outputs
-from edgeprune.regions import Ellipsoid, Frames, Meet, Points
+from edgeprune.domains.regions import Ellipsoid, Frames, Meet, Points
+from edgeprune.domains.sets import Box, Domain, L2Ball
+from edgeprune.functions.forms import Affine, Constant, Dense, Input, Sum, Twin
+from edgeprune.graph.groups import flatten_outputs
 
 EFFORTS = {
     "forms": Effort(refine=False, steps=0),

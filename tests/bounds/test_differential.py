@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edgeprune import curves
 from edgeprune.bounds.attack import attack
 from edgeprune.bounds.differential import Difference, difference, enclose, propagate
 from edgeprune.bounds.interval import Step, image
 from edgeprune.bounds.interval import propagate as propagate_one
-from edgeprune.domains import Box, Domain, L2Ball
+from edgeprune.domains.sets import Box, Domain, L2Ball
 from edgeprune.errors import BrokenPromise, UnsupportedOperation, UsageError
-from edgeprune.forms import (
+from edgeprune.functions import curves
+from edgeprune.functions.forms import (
     Affine,
     Constant,
     Convolve,
@@ -35,7 +35,7 @@ from edgeprune.forms import (
     Twin,
     restrict,
 )
-from edgeprune.intervals import Interval
+from edgeprune.functions.intervals import Interval
 
 torch.set_num_threads(1)
 F64 = torch.float64

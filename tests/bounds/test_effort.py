@@ -9,13 +9,13 @@ import torch
 from nets import net
 from pruned import prune
 
-from edgeprune import deterministic
 from edgeprune.bounds.crown import Effort, crown
 from edgeprune.bounds.differential import Difference
-from edgeprune.deterministic import PASSES, Method, Proof, bounded, near
-from edgeprune.domains import Box
+from edgeprune.certificates import deterministic
+from edgeprune.certificates.deterministic import PASSES, Method, Proof, bounded, near
+from edgeprune.certificates.twins import Pair
+from edgeprune.domains.sets import Box
 from edgeprune.progress import silent
-from edgeprune.twins import Pair
 
 UNLIMITED_S = 1e6
 SMALL = ("tied", "written")

@@ -10,13 +10,13 @@ from torch import nn
 
 from edgeprune.bounds.differential import difference, enclose
 from edgeprune.bounds.minimax import Evidence, Worst, compensate
-from edgeprune.domains import Box
+from edgeprune.certificates.twins import twins_of
+from edgeprune.certificates.worst_case import weighed_again
+from edgeprune.domains.sets import Box
 from edgeprune.errors import UsageError
 from edgeprune.plan import Plan
 from edgeprune.stages.choose import choose
 from edgeprune.stages.shrink import shrink
-from edgeprune.twins import twins_of
-from edgeprune.worst_case import weighed_again
 
 
 def case() -> tuple[Evidence, Worst, torch.Tensor]:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from edgeprune.bounds.attack import attack
 from edgeprune.bounds.differential import difference, enclose, propagate
-from edgeprune.domains import Box, Domain, L2Ball
+from edgeprune.certificates.twins import twins_of
+from edgeprune.domains.sets import Box, Domain, L2Ball
 from edgeprune.errors import UnsupportedOperation
-from edgeprune.graph import flatten_outputs
+from edgeprune.graph.groups import flatten_outputs
 from edgeprune.stages.shrink import narrow_graph
-from edgeprune.twins import twins_of
 
 
 def hold(model: nn.Module, x: Tensor, domain: Domain, seed: int) -> float:

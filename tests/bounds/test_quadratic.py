@@ -15,9 +15,9 @@ from edgeprune.bounds.differential import enclose, fold, propagate
 from edgeprune.bounds.patches import conv_layer_of, patch_delta, patch_of
 from edgeprune.bounds.quadratic import Ascent, Region, Residual, layer_bounds
 from edgeprune.bounds.watch import Watch
-from edgeprune.domains import Box, L2Ball
+from edgeprune.domains.sets import Box, L2Ball
 from edgeprune.errors import UsageError
-from edgeprune.forms import Affine, restrict
+from edgeprune.functions.forms import Affine, restrict
 
 F64 = torch.float64
 

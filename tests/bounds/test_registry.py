@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 from edgeprune.bounds import BOUNDS
-from edgeprune.records import LABELS
+from edgeprune.records.run import LABELS
 
 
 @pytest.mark.parametrize("name", BOUNDS)

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from edgeprune import curves
 from edgeprune.bounds.relax import difference_lines, is_relu, lines
-from edgeprune.curves import Curve
-from edgeprune.intervals import Interval
+from edgeprune.functions import curves
+from edgeprune.functions.curves import Curve
+from edgeprune.functions.intervals import Interval
 
 CURVES: dict[str, Callable[[], Curve]] = {
     "relu": lambda: curves.clamp(0.0, math.inf),

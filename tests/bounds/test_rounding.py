@@ -11,7 +11,7 @@ from torch import nn
 
 from edgeprune.bounds.crown import Effort
 from edgeprune.bounds.rounding import ARITHMETICS, HALF_STORED, MEASURED, elsewhere, rounding
-from edgeprune.domains import Box
+from edgeprune.domains.sets import Box
 from edgeprune.errors import UnsupportedOperation, UsageError
 from edgeprune.stages.shrink import narrow_graph
 

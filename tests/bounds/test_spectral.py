@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edgeprune.bounds import spectral
 from edgeprune.bounds.spectral import matrix_norm, operator_norm
-from edgeprune.forms import Affine, Convolve, Dense, Scale
+from edgeprune.functions.forms import Affine, Convolve, Dense, Scale
 
 
 def exact(form: Affine, shape: tuple[int, ...]) -> float:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from edgeprune.bounds.attack import attack
 from edgeprune.bounds.crown import Effort, crown
 from edgeprune.bounds.differential import difference, enclose, propagate
-from edgeprune.domains import Box
-from edgeprune.graph import flatten_outputs
+from edgeprune.domains.sets import Box
+from edgeprune.graph.groups import flatten_outputs
 
 F64 = torch.float64
 

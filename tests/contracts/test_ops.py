@@ -18,7 +18,7 @@ from operations import NOT_NARROWED, ON_CHANNELS, PINNING
 from plans import coupled, distance, known, masked, muted, narrowed, random_keep
 from torch import Tensor, nn
 
-from edgeprune.graph import Coupling
+from edgeprune.graph.groups import Coupling
 from edgeprune.ops import OPERATIONS, family_of, operation_for
 
 SEEDS = range(2)

@@ -16,9 +16,9 @@ from plans import coupled, distance, masked, narrowed, plan_of, random_keep
 from torch import Tensor, nn
 
 from edgeprune import ops, registry
-from edgeprune.calling import positional
 from edgeprune.errors import UnsupportedModel
-from edgeprune.graph import Alive, Axes, Coupling, Flow, Node, flatten_outputs
+from edgeprune.graph.calling import positional
+from edgeprune.graph.groups import Alive, Axes, Coupling, Flow, Node, flatten_outputs
 from edgeprune.ops.operation import Operation
 from edgeprune.ops.pointwise import meet
 from edgeprune.stages.couple import couple

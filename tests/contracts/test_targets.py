@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeprune.limits import Limits
 from edgeprune.profiles import Target, find_calibration, find_target, shipped_folder
 from edgeprune.runtimes import RUNTIMES
+from edgeprune.verdict.limits import Limits
 
 TARGETS = sorted(p.stem for p in shipped_folder("targets").glob("*.toml"))
 CALIBRATIONS = sorted(p.stem for p in shipped_folder("calibration").glob("*.toml"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeprune.graph import Coupling
+from edgeprune.graph.groups import Coupling
 from edgeprune.observation.knowledge import know
 from edgeprune.stages.choose import choose
 from edgeprune.stages.couple import couple

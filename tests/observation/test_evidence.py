@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeprune.budget import Budget, Multiples
-from edgeprune.graph import Graph
+from edgeprune.graph.groups import Graph
 from edgeprune.observation import Originals, refit
 from edgeprune.observation.moments import listen
 from edgeprune.stages.allocate import allocate
@@ -19,6 +18,7 @@ from edgeprune.stages.choose import choose
 from edgeprune.stages.couple import couple
 from edgeprune.stages.shrink import shrink
 from edgeprune.stages.trace import trace
+from edgeprune.widths.budget import Budget, Multiples
 
 
 class Transposed(nn.Module):

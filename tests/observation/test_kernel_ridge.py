@@ -5,7 +5,6 @@ import torch
 from nets import noise, seeded
 from torch import nn
 
-from edgeprune.budget import Budget, Multiples
 from edgeprune.observation import patches
 from edgeprune.observation.kernel_ridge import RIDGES, RowEquations, best, gram, rows_for
 from edgeprune.stages.allocate import allocate
@@ -13,6 +12,7 @@ from edgeprune.stages.choose import choose
 from edgeprune.stages.couple import couple
 from edgeprune.stages.shrink import shrink
 from edgeprune.stages.trace import trace
+from edgeprune.widths.budget import Budget, Multiples
 
 
 def halves(heard: torch.Tensor, rest: torch.Tensor) -> list[RowEquations]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeprune.graph import Coupling, Reader
+from edgeprune.graph.groups import Coupling, Reader
 from edgeprune.observation import NormalEquations, Originals, landing, refit, shift_site
 from edgeprune.stages.couple import couple
 from edgeprune.stages.trace import trace

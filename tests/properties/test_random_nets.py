@@ -14,11 +14,11 @@ from nets import noise, seeded
 from plans import coupled, distance, masked, muted, plan_of, random_keep
 from torch import Tensor, nn
 
-from edgeprune.budget import Budget, Multiples, cost
-from edgeprune.graph import flatten_outputs
+from edgeprune.graph.groups import flatten_outputs
 from edgeprune.stages.allocate import allocate
 from edgeprune.stages.choose import choose
 from edgeprune.stages.shrink import narrow_graph, restore, shrink
+from edgeprune.widths.budget import Budget, Multiples, cost
 
 SIDE = 6
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -13,11 +13,11 @@ from plans import coupled, distance, masked, plan_of, random_keep
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from edgeprune.budget import Budget, Multiples
-from edgeprune.graph import flatten_outputs
+from edgeprune.graph.groups import flatten_outputs
 from edgeprune.stages.allocate import allocate
 from edgeprune.stages.choose import choose
 from edgeprune.stages.shrink import narrow_graph, restore, shrink
+from edgeprune.widths.budget import Budget, Multiples
 
 TOKENS, WIDTH, HEADS = 5, 8, 4
 KINDS = ("fused", "torch", "grouped", "mlp", "gated", "mixer", "normed", "spectral", "conv")

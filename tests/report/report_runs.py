@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edgeprune.allocation import AllocationRecord, WidthsTried
-from edgeprune.records import (
+from edgeprune.records.allocation import AllocationRecord, WidthsTried
+from edgeprune.records.run import (
     Artifact,
     Certificate,
     Check,

@@ -12,7 +12,7 @@ import pytest
 from browser import CHROMIUM, axe, opened
 from report_runs import bare_run, full_run
 
-from edgeprune.records import Artifact, Run
+from edgeprune.records.run import Artifact, Run
 from edgeprune.report.comparison import render_several, undominated
 from edgeprune.report.html import render
 
@@ -129,7 +129,7 @@ def test_many_runs_are_cut_and_it_is_said() -> None:
 
 
 def test_what_cannot_be_compared_is_said() -> None:
-    from edgeprune.records import SettingRecord
+    from edgeprune.records.run import SettingRecord
 
     other = dataclasses.replace(full_run(), settings=(SettingRecord("calibration", "b", "flag"),))
     model = dataclasses.replace(full_run().model, weights_sha256="0" * 64)

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from report_runs import bare_run, full_run
 
-from edgeprune.lints import RULES, lint, lints
-from edgeprune.records import Check, Run, SettingRecord, Verdict
+from edgeprune.records.run import Check, Run, SettingRecord, Verdict
 from edgeprune.report.annotations import MOST, annotated, data, property_value, told
 from edgeprune.report.junit import junit
 from edgeprune.report.metrics import openmetrics
 from edgeprune.report.sarif import sarif, uri
+from edgeprune.verdict.lints import RULES, lint, lints
 
 HOSTILE = 'a,b:c%d\n::error::\r<x> "q" \\ \x00\ud800 漢 ]]>'
 

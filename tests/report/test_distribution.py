@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 from report_runs import bare_run, full_run
 
-from edgeprune.by_operation import MOST, paired
-from edgeprune.records import Candidate, Choice, OperationTime, Run
+from edgeprune.line.by_operation import MOST, paired
+from edgeprune.records.run import Candidate, Choice, OperationTime, Run
 from edgeprune.report.distribution import distribution
 from edgeprune.report.html import render
 from edgeprune.report.operation_times import MOST_TARGETS, operation_times

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 from report_runs import ENVIRONMENT, bare_run, full_run, model, terms
 
-from edgeprune.records import Check, Run, SettingRecord, Verdict
+from edgeprune.records.run import Check, Run, SettingRecord, Verdict
 from edgeprune.report.figures import chain_total, command, files_read, headline, key_figures, standing
 
 PASS = Check("size_bytes", 1.0, 2.0, "pass")
@@ -114,8 +114,8 @@ def test_the_command_gives_limits_levels_and_metrics_back() -> None:
 
     from edgeprune.cli import main
     from edgeprune.cli.verdicts import limits_of
-    from edgeprune.limits import Limits, UserMetric
-    from edgeprune.records import to_json
+    from edgeprune.records.run import to_json
+    from edgeprune.verdict.limits import Limits, UserMetric
 
     limits = Limits(
         observed_error=0.5,
@@ -132,9 +132,9 @@ def test_the_command_gives_limits_levels_and_metrics_back() -> None:
 
 
 def test_a_setting_of_limits_shows_what_is_set() -> None:
-    from edgeprune.limits import Limits
-    from edgeprune.records import to_json
+    from edgeprune.records.run import to_json
     from edgeprune.report import wording
+    from edgeprune.verdict.limits import Limits
 
     assert wording.setting(to_json(Limits())) == "none"
     shown = wording.setting(to_json(Limits(p95_ms=3.0, level={"p95_ms": "warn"})))

@@ -11,8 +11,8 @@ import pytest
 from report_runs import bare_run, full_run
 from terminal import SMALL, Terminal
 
-from edgeprune.allocation import AllocationRecord, WidthsTried
-from edgeprune.records import Run
+from edgeprune.records.allocation import AllocationRecord, WidthsTried
+from edgeprune.records.run import Run
 from edgeprune.report.front import front
 from edgeprune.report.html import render
 from edgeprune.report.tables import left_alone

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from report_runs import ENVIRONMENT, bare_run, full_run, model, plan
 
-from edgeprune.records import (
+from edgeprune.records.run import (
     Certificate,
     GroupRecord,
     Latency,

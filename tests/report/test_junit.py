@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 
 from report_runs import bare_run, full_run
 
-from edgeprune.records import Check, Run, Verdict
+from edgeprune.records.run import Check, Run, Verdict
 from edgeprune.report.junit import junit
 
 

@@ -10,7 +10,7 @@ import pytest
 from report_runs import bare_run, full_run
 from rich.console import Console
 
-from edgeprune.records import Candidate, Choice, Run, Split
+from edgeprune.records.run import Candidate, Choice, Run, Split
 from edgeprune.report.html import render
 from edgeprune.report.sampling import sentences
 from edgeprune.report.terminal import overview

@@ -10,9 +10,9 @@ import pytest
 from browser import CHROMIUM, axe, opened
 from report_runs import full_run
 
+from edgeprune.records.search import Activity, Chosen, SearchRecord, TrialRecord
 from edgeprune.report.html import render as of_run
 from edgeprune.report.search_page import render
-from edgeprune.search_record import Activity, Chosen, SearchRecord, TrialRecord
 
 PLAY = """
 <script>

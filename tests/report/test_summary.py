@@ -4,7 +4,7 @@ import sys
 
 from report_runs import bare_run, full_run
 
-from edgeprune.records import GroupRecord, Verdict
+from edgeprune.records.run import GroupRecord, Verdict
 from edgeprune.report.summary import LIMIT_BYTES, escape, markdown
 
 

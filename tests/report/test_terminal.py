@@ -5,7 +5,7 @@ import pytest
 from report_runs import bare_run, full_run
 from rich.console import Console
 
-from edgeprune.records import GroupRecord, Run, Verdict
+from edgeprune.records.run import GroupRecord, Run, Verdict
 from edgeprune.report.terminal import overview, verdict
 
 

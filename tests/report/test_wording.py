@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.records import Check
+from edgeprune.records.run import Check
 from edgeprune.report import wording
 
 

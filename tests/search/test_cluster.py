@@ -18,7 +18,7 @@ import pytest
 import searches
 
 from edgeprune.errors import TargetUnavailable, UsageError
-from edgeprune.search_record import SearchRecord
+from edgeprune.records.search import SearchRecord
 
 pytest.importorskip("distributed", reason="edgeprune[search] is not installed")
 

@@ -13,10 +13,8 @@ import pytest
 import small
 import torch
 
-from edgeprune.budget import Multiples, cost
 from edgeprune.config import Settings
 from edgeprune.errors import BoundViolated, TargetUnavailable, UnsupportedModel
-from edgeprune.pricing import Prices
 from edgeprune.search.conduct import Conductor
 from edgeprune.search.ground import Ground, Rules
 from edgeprune.search.objectives import conditions, objectives
@@ -29,6 +27,8 @@ from edgeprune.stages.couple import couple
 from edgeprune.stages.distribute import Curve
 from edgeprune.stages.trace import trace
 from edgeprune.target import Grid, Target
+from edgeprune.widths.budget import Multiples, cost
+from edgeprune.widths.pricing import Prices
 
 TARGETS = (Target("phone", grid=Grid(4)), Target("board", grid=Grid(4)))
 SUBJECT = Subject("{}", "w", "0", "", "digest", False)

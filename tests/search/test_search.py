@@ -20,8 +20,8 @@ import pytest
 import searches
 from terminal import Ended, Terminal
 
-from edgeprune.records import Run
-from edgeprune.search_record import SearchRecord
+from edgeprune.records.run import Run
+from edgeprune.records.search import SearchRecord
 
 
 @pytest.fixture

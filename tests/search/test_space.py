@@ -7,16 +7,16 @@ import torch
 from nets import NETS, net
 from torch import nn
 
-from edgeprune.budget import Budget, Multiples, cost
 from edgeprune.config import Settings
 from edgeprune.errors import UsageError
-from edgeprune.families import emphasised, families
-from edgeprune.planning import spread
-from edgeprune.pricing import Prices, Quadratic
+from edgeprune.graph.families import emphasised, families
+from edgeprune.line.planning import spread
 from edgeprune.search.space import Space
 from edgeprune.stages.couple import couple
 from edgeprune.stages.distribute import Curve, distribute
 from edgeprune.stages.trace import trace
+from edgeprune.widths.budget import Budget, Multiples, cost
+from edgeprune.widths.pricing import Prices, Quadratic
 
 
 class Residual(nn.Module):

@@ -19,10 +19,10 @@ from terminal import Terminal
 from wanted import missing
 
 from edgeprune.errors import UsageError
+from edgeprune.records.search import SearchRecord, TrialRecord
 from edgeprune.search.place import JOURNAL
 from edgeprune.search.space import Space
 from edgeprune.search.study import Book, Desk
-from edgeprune.search_record import SearchRecord, TrialRecord
 
 SPACE = Space(("linear-16", "linear-12"), ("gram", "magnitude"))
 MINIMIZED = ["latency@cpu", "observed_error"]

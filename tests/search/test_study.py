@@ -11,9 +11,9 @@ import optuna
 import pytest
 
 from edgeprune.errors import StorageError, UsageError
+from edgeprune.records.search import TrialRecord
 from edgeprune.search.space import Space
 from edgeprune.search.study import SAMPLERS, Book, Desk
-from edgeprune.search_record import TrialRecord
 
 SPACE = Space(("linear-16", "linear-12"), ("gram", "magnitude"))
 MINIMIZED = ["latency@cpu", "observed_error"]
@@ -132,7 +132,7 @@ WRITER = """
 import sys
 from edgeprune.search.space import Space
 from edgeprune.search.study import Book, Desk
-from edgeprune.search_record import TrialRecord
+from edgeprune.records.search import TrialRecord
 from pathlib import Path
 space = Space(("linear-16", "linear-12"), ("gram", "magnitude"))
 book = Book.open(Path(sys.argv[1]), "edgeprune", ["latency@cpu", "observed_error"], space, "abc")

@@ -14,10 +14,10 @@ import pytest
 import searches
 from terminal import Terminal
 
+from edgeprune.records.search import SearchRecord
 from edgeprune.search import lease
 from edgeprune.search.work import Draft
 from edgeprune.search.workers import Local, Task
-from edgeprune.search_record import SearchRecord
 
 COOL_DOWN_S = 0.5
 

@@ -11,11 +11,11 @@ from nets import NETS, noise, seeded
 from plans import coupled, known, plan_of
 from torch import nn
 
-from edgeprune.budget import Budget, Multiples, cost
 from edgeprune.errors import UsageError
-from edgeprune.graph import Coupling
+from edgeprune.graph.groups import Coupling
 from edgeprune.stages.allocate import allocate, rounded
 from edgeprune.stages.shrink import shrink
+from edgeprune.widths.budget import Budget, Multiples, cost
 
 NO_GRID = Multiples()
 

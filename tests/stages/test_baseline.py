@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from test_gate import DRIFT, GLOBAL, LATENCY, LOST, QUANTILE, REACHED, RUN
 
-from edgeprune.limits import Limits, Regressions
-from edgeprune.records import Artifact, Check, Run, SettingRecord
+from edgeprune.records.run import Artifact, Check, Run, SettingRecord
 from edgeprune.stages.gate import exit_code, gate
+from edgeprune.verdict.limits import Limits, Regressions
 
 
 def held(now: Run, baseline: Run | None, **limits: float) -> dict[tuple[str, str | None], Check]:

@@ -12,11 +12,11 @@ from click.testing import CliRunner, Result
 from torch import Tensor
 
 from edgeprune.cli import main
-from edgeprune.condense import condense
+from edgeprune.commands.condense import condense
+from edgeprune.commands.estimate import estimate
 from edgeprune.errors import CalibrationError, UsageError
-from edgeprune.estimate import estimate
+from edgeprune.inputs.query_nets import metric_of, outputs_of, perturbed
 from edgeprune.profiles import find_calibration
-from edgeprune.query_nets import metric_of, outputs_of, perturbed
 from edgeprune.stages.calibrate import (
     WeightedSet,
     conformal,
@@ -210,7 +210,7 @@ def test_a_weighted_set_estimates_the_metric_of_a_net_on_the_whole_set(
     for seed in range(40):
         net = perturbed(small.build(), 10**9 + seed)
         given = SimpleNamespace(module=net)
-        monkeypatch.setattr("edgeprune.estimate.load_model", lambda *_, given=given, **__: given)
+        monkeypatch.setattr("edgeprune.commands.estimate.load_model", lambda *_, given=given, **__: given)
         found = estimate("small:build", out, metric)
         each = metric_of(metric, True)(outputs_of(net, (torch.from_numpy(data.fit[0]),))[0], labels)
         whole = float(np.mean(each))

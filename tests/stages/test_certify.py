@@ -11,10 +11,10 @@ from nets import net, seeded
 from plans import coupled, plan_of, random_keep
 from torch import nn
 
-from edgeprune.deterministic import Bounded, Proof
-from edgeprune.distribution import Odds, Samples
-from edgeprune.domains import Box
-from edgeprune.graph import Coupling
+from edgeprune.certificates.deterministic import Bounded, Proof
+from edgeprune.certificates.distribution import Odds, Samples
+from edgeprune.domains.sets import Box
+from edgeprune.graph.groups import Coupling
 from edgeprune.plan import Shrunk
 from edgeprune.progress import silent
 from edgeprune.stages import certify as stage

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgeprune.coresets import CORESETS
 from edgeprune.errors import CalibrationError
-from edgeprune.graph import Coupling
+from edgeprune.graph.groups import Coupling
 from edgeprune.plan import Plan
 from edgeprune.stages.choose import choose
 from edgeprune.stages.shrink import shrink

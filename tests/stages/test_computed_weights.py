@@ -14,7 +14,7 @@ from plans import coupled, distance, plan_of, random_keep
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from edgeprune.graph import Coupling, Ints, flatten_outputs
+from edgeprune.graph.groups import Coupling, Ints, flatten_outputs
 from edgeprune.stages.couple import couple
 from edgeprune.stages.shrink import restore, shrink
 from edgeprune.stages.trace import trace

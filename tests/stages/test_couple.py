@@ -11,7 +11,7 @@ from plans import coupled, known
 from torch import Tensor, nn
 
 from edgeprune.errors import UsageError
-from edgeprune.graph import Coupling, Group
+from edgeprune.graph.groups import Coupling, Group
 from edgeprune.stages.couple import couple
 
 

@@ -8,15 +8,15 @@ import pytest
 from nets import Flattened, Residual, mlp, noise, seeded
 from plans import coupled
 
-from edgeprune.budget import Budget, Multiples, cost
-from edgeprune.costs import Costs, Piece, counted
-from edgeprune.domains import Box
+from edgeprune.domains.sets import Box
 from edgeprune.errors import CalibrationError, UsageError
-from edgeprune.graph import Coupling
+from edgeprune.graph.groups import Coupling
 from edgeprune.observation.knowledge import Knowledge, know
 from edgeprune.stages.allocate import allocate
 from edgeprune.stages.distribute import Curve, answers, curves, distribute, front
 from edgeprune.stages.radii import radii
+from edgeprune.widths.budget import Budget, Multiples, cost
+from edgeprune.widths.costs import Costs, Piece, counted
 
 
 def small() -> Coupling:

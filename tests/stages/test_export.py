@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from edgeprune.errors import StorageError, UnsupportedModel
 from edgeprune.files import sha256_of
-from edgeprune.graph import flatten_outputs
-from edgeprune.records import Artifact
+from edgeprune.graph.groups import flatten_outputs
+from edgeprune.records.run import Artifact
 from edgeprune.stages import export as exporting
 from edgeprune.stages.export import describe, export, stamp
 from edgeprune.stages.shrink import shrink

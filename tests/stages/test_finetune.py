@@ -9,7 +9,7 @@ from nets import mlp, noise, seeded
 from torch import Tensor, nn
 
 from edgeprune.errors import CalibrationError, UsageError
-from edgeprune.losses import resolve_augmentation, resolve_loss
+from edgeprune.inputs.losses import resolve_augmentation, resolve_loss
 from edgeprune.stages.finetune import Queries, Recipe, from_scratch, relative_error, tune
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgeprune.limits import NAMES, Limits, UserMetric
-from edgeprune.records import (
+from edgeprune.records.run import (
     Artifact,
     Certificate,
     Check,
@@ -22,6 +21,7 @@ from edgeprune.records import (
     Verdict,
 )
 from edgeprune.stages.gate import exit_code, gate
+from edgeprune.verdict.limits import NAMES, Limits, UserMetric
 
 DRIFT = Drift(linf_max=0.2, linf_mean=0.1, relative_l2=0.05, top1_agreement=0.97, n=100)
 LATENCY = Latency(

@@ -12,8 +12,8 @@ from nets import noise, seeded
 from plans import coupled, distance, masked, plan_of
 from torch import Tensor, nn
 
-from edgeprune.graph import flatten_outputs
-from edgeprune.narrowed_attention import NarrowedMultiheadAttention, narrow_attention
+from edgeprune.graph.groups import flatten_outputs
+from edgeprune.graph.narrowed_attention import NarrowedMultiheadAttention, narrow_attention
 from edgeprune.stages.shrink import restore, shrink
 
 PADDING = torch.tensor([[False, False, False, True, True], [False, True, False, False, False]])

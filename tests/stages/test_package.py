@@ -12,10 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeprune.cli.measure import package as command
 from edgeprune.errors import BrokenPromise, UsageError
-from edgeprune.reference import file_outputs
+from edgeprune.runtimes.reference import file_outputs
 from edgeprune.stages import package as stage
 from edgeprune.stages.package import package
-from edgeprune.usability import Node, Usability, usability
+from edgeprune.verdict.usability import Node, Usability, usability
 
 INPUTS = (np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32),)
 
@@ -149,7 +149,7 @@ def test_going_to_and_fro_is_advised_against() -> None:
 
 
 def test_the_tables_of_onnxruntime_are_there() -> None:
-    from edgeprune.usability import _tables
+    from edgeprune.verdict.usability import _tables
 
     tables = _tables()
     assert set(tables) == {"CoreML", "CoreML (NeuralNetwork)", "NNAPI"}

@@ -17,14 +17,14 @@ from scipy import stats
 
 from edgeprune.cli.measure import compare as compare_command
 from edgeprune.cli.measure import profile as profile_command
+from edgeprune.commands.side_by_side import compare
 from edgeprune.errors import TargetUnavailable, UsageError
 from edgeprune.profiles import Target, find_target
 from edgeprune.progress import silent
-from edgeprune.records import to_json
+from edgeprune.records.run import to_json
 from edgeprune.runtimes.conditions import disturbances
 from edgeprune.runtimes.jobs import Answer
 from edgeprune.runtimes.pairs import percentile_lower, percentile_upper
-from edgeprune.side_by_side import compare
 from edgeprune.stages.profile import percentiles, profile
 
 
@@ -222,7 +222,7 @@ def test_a_missing_target_exits_with_5(tmp_path: Path, board: Path) -> None:
 
 def test_comparing_does_not_import_torch(tmp_path: Path) -> None:
     code = (
-        "import sys, edgeprune.cli.measure, edgeprune.side_by_side, edgeprune.stages.profile\n"
+        "import sys, edgeprune.cli.measure, edgeprune.commands.side_by_side, edgeprune.stages.profile\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=tmp_path).returncode == 0

@@ -28,7 +28,7 @@ from plans import coupled, distance, known, masked, muted, plan_of, random_keep
 from torch import Tensor, nn
 
 from edgeprune.errors import BrokenPromise, ModelError
-from edgeprune.graph import Coupling, Node, flatten_outputs
+from edgeprune.graph.groups import Coupling, Node, flatten_outputs
 from edgeprune.ops.conv import Convolution
 from edgeprune.plan import Cuts, Plan, Shrunk
 from edgeprune.stages.shrink import fill, narrow_module, restore, shrink

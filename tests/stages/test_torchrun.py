@@ -14,15 +14,15 @@ from torch import nn
 
 from edgeprune.config import Settings
 from edgeprune.errors import ModelError, UsageError
-from edgeprune.models import load_model
-from edgeprune.planning import planned
-from edgeprune.preparation import Line, prepare
+from edgeprune.inputs.models import load_model
+from edgeprune.inputs.preparation import Line, prepare
+from edgeprune.line.planning import planned
+from edgeprune.line.torchrun import tuned_together
 from edgeprune.progress import silent
 from edgeprune.stages.couple import couple
 from edgeprune.stages.finetune import Queries, Recipe, tune
 from edgeprune.stages.shrink import shrink
 from edgeprune.stages.trace import trace
-from edgeprune.torchrun import tuned_together
 
 FACTORY = f"{Path(small.__file__).resolve()}:build"
 

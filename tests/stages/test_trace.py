@@ -9,7 +9,7 @@ from nets import mlp, net, noise, seeded
 from torch import Tensor, nn
 
 from edgeprune.errors import ModelError, UnsupportedModel
-from edgeprune.graph import Graph, flatten_outputs
+from edgeprune.graph.groups import Graph, flatten_outputs
 from edgeprune.stages.trace import trace
 
 

@@ -12,16 +12,15 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeprune import timing
 from edgeprune.errors import BrokenPromise, CalibrationError, TargetUnavailable
-from edgeprune.limits import Limits
 from edgeprune.profiles import Measure, Target, find_target
-from edgeprune.records import Environment, ModelRecord, Run, from_json, to_json
-from edgeprune.runtimes import local
+from edgeprune.records.run import Environment, ModelRecord, Run, from_json, to_json
+from edgeprune.runtimes import local, timing
 from edgeprune.runtimes.jobs import Answer, PairsAnswer
+from edgeprune.runtimes.timing import notes_of, sample, summarise
 from edgeprune.stages.gate import exit_code, gate
 from edgeprune.stages.validate import Measured, measure_drift, validate
-from edgeprune.timing import notes_of, sample, summarise
+from edgeprune.verdict.limits import Limits
 
 QUICK = Measure(launches_min=2, launches_max=3, pairs=8, warm_up=2, half_width=1e-9, limit_s=60)
 

@@ -1,0 +1,9 @@
+"""What the commands beside `run` put together from the same stages.
+
+bisection    `bisect`, put together: the plan of a run taken apart group by group, its file node by …
+condense     `calibrate`, put together: read a set, learn a small one, judge it, write it.
+estimate     The metric of the whole set from a few weighted samples, with the error that the set …
+recheck      A run measured again, beside the record of the first time; the run itself is not touched.
+side_by_side Compare: any two ONNX files on a target, without torch. The second is held against the …
+starter      A commented edgeprune.toml for a model that was looked at.
+"""
