@@ -133,9 +133,13 @@ class Unary(Operation):
 
     def label(self, node: Node, flow: Flow) -> Axes | tuple[Axes | None, ...]:
         source, *others = (value for value in node.arguments.values() if isinstance(value, Ref))
-        if others and node.operation != "type_as":
-            raise LookupError(f"{node.name} takes tensors as limits")
         data = flow.of(source)
+        for limit in others if node.operation != "type_as" else ():
+            shape = flow.graph.nodes[limit.name].shape
+            if shape is None or any(size != 1 for size in shape):
+                raise LookupError(f"{node.name} takes tensors as limits")
+            for axis in flow.of(limit):  # one number for all channels
+                flow.labels.pin(axis, f"broadcast by {node.where}")
         if node.shape is None and node.shapes:  # a value and a mask
             return tuple(data for _ in node.shapes)
         if node.shape != tuple(len(axis) for axis in data):

@@ -162,6 +162,20 @@ def test_what_an_operation_cannot_lose_is_pinned_and_the_operation_named(
     assert distance(narrowed(coupling, keep, x), masked(coupling, keep, x)) <= TOLERANCE
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1, 1)])
+def test_limits_that_are_one_number_for_all_channels_pin_nothing(shape: tuple[int, ...]) -> None:
+    def between(x: Tensor) -> Tensor:
+        low, high = torch.full(shape, -0.2, dtype=x.dtype), torch.full(shape, 0.7, dtype=x.dtype)
+        return torch.clamp(x, low, high)
+
+    model, x = seeded(lambda: Around(between)), noise(2, 3, 5, 5)
+    coupling = coupled(model, x)
+    for seed in SEEDS:
+        keep = random_keep(coupling, seed)
+        assert "stem" in keep
+        assert distance(narrowed(coupling, keep, x), masked(coupling, keep, x)) <= TOLERANCE
+
+
 RESIZED: list[tuple[nn.Module, dict[str, int], dict[str, int]]] = [
     (nn.Linear(6, 4), {"weight": 0, "bias": 0}, {"out_features": 3, "in_features": 6}),
     (nn.Conv1d(6, 4, 3), {"weight": 1}, {"out_channels": 4, "in_channels": 5}),
