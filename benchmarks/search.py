@@ -21,9 +21,10 @@ import dataclasses
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,7 +117,7 @@ class Measured(Conductor):
 class Uniform(Measured):
     """Widths that are the same share of every group."""
 
-    def draft(self, params):  # type: ignore[no-untyped-def]
+    def draft(self, params: Mapping[str, Any]) -> Draft:
         """Widths by a share of the channels."""
         coupling, whole = self.ground.bench.coupling, self.ground.whole
         widths = same_share(self.ground, float(params["share"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,25 @@ import pytest
 from edgeprune.cli import entry
 
 SMALL = Path(__file__).parent / "small.py"
+
+
+def small_run(folder: Path, *given: object) -> Path:
+    """The small net pruned by magnitude over a box, by a process of its own; the run's folder."""
+    command = [
+        sys.executable,
+        "-m",
+        "edgeprune",
+        "run",
+        f"{SMALL}:build",
+        "--input",
+        "1x8",
+        "--domain",
+        "-1,1",
+    ]
+    command += ["--method", "magnitude", "--multiple", "1", "--no-simplify", *map(str, given)]
+    done = subprocess.run([*command, "-o", str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 @dataclass(frozen=True)

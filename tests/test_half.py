@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from terminal import SMALL, Terminal
+from terminal import Terminal, small_run
 
 from edgeprune import half
 from edgeprune.errors import BrokenPromise, UnsupportedModel, UsageError
@@ -97,32 +95,8 @@ def test_a_target_computes_a_float16_file_in_float16() -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("half") / "r"
-    command = [
-        sys.executable,
-        "-m",
-        "edgeprune",
-        "run",
-        f"{SMALL}:build",
-        "--input",
-        "1x8",
-        "--domain",
-        "-1,1",
-    ]
-    command += [
-        "--method",
-        "magnitude",
-        "--multiple",
-        "1",
-        "--no-latency",
-        "--no-simplify",
-        "--fp16",
-        "--quick",
-    ]
-    command += ["--target", "cpu-1t", "--limit", "certified_error=1000", "-o", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder
+    given = ("--target", "cpu-1t", "--limit", "certified_error=1000")
+    return small_run(tmp_path_factory.mktemp("half") / "r", "--no-latency", "--fp16", "--quick", *given)
 
 
 def test_what_ships_and_what_was_judged_is_the_float16_file(finished: Path) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from terminal import SMALL
+from terminal import small_run
 
 from edgeprune.config import QUICK
 from edgeprune.inputs.preparation import HURRIED
@@ -31,22 +29,8 @@ half_width = 1e-9
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quick")
     (folder / "bench.toml").write_text(BOARD)
-    command = [
-        sys.executable,
-        "-m",
-        "edgeprune",
-        "run",
-        f"{SMALL}:build",
-        "--input",
-        "1x8",
-        "--domain",
-        "-1,1",
-    ]
-    command += ["--method", "magnitude", "--multiple", "1", "--no-simplify", "--quick", "--samples", "100"]
-    command += ["--target", str(folder / "bench.toml"), "-o", str(folder / "r")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder / "r"
+    given = ("--quick", "--samples", "100", "--target", folder / "bench.toml")
+    return small_run(folder / "r", *given)
 
 
 def test_a_quick_run_says_so_and_keeps_to_what_was_asked(finished: Path) -> None:

@@ -22,7 +22,7 @@ from edgeprune.bounds.quadratic import Ascent, Region, Residual, layer_bounds
 from edgeprune.bounds.relax import is_relu
 from edgeprune.bounds.watch import Watch
 from edgeprune.domains.sets import Domain, L2Ball
-from edgeprune.functions.forms import Affine, Dense, Elementwise, Twin, restrict
+from edgeprune.functions.forms import Affine, Convolve, Dense, Elementwise, Twin, restrict
 from edgeprune.functions.intervals import UNIT_ROUNDOFF, Interval
 
 LARGEST = 1024
@@ -46,6 +46,15 @@ class Layer:
 
 def layer_of(reader: Twin, twins: Mapping[str, Twin]) -> Layer | None:
     """The layer that a node reads, if a quadratic certificate speaks about it."""
+    layer = through_relu(reader, twins, Dense)
+    if layer is None or len(reader.kept) != 2:
+        return None
+    assert isinstance(layer.first.f, Affine)
+    return layer if len(layer.first.f.weight) <= LARGEST else None
+
+
+def through_relu(reader: Twin, twins: Mapping[str, Twin], kernel: type[Dense | Convolve]) -> Layer | None:
+    """What a node reads through a ReLU, where both are linear maps by that kind of kernel; else None."""
     if not (isinstance(reader.f, Affine) and isinstance(reader.g, Affine)):
         return None
     hidden = twins[reader.sources[0]]
@@ -54,10 +63,9 @@ def layer_of(reader: Twin, twins: Mapping[str, Twin]) -> Layer | None:
     first = twins[hidden.sources[0]]
     if not isinstance(first.f, Affine):
         return None
-    maps = (reader.f, reader.g, first.f)
-    if not all(isinstance(m.kernel, Dense) for m in maps) or len(first.f.weight) > LARGEST:
+    if not all(isinstance(m.kernel, kernel) for m in (reader.f, reader.g, first.f)):
         return None
-    return Layer(first, hidden, reader) if len(reader.kept) == 2 else None
+    return Layer(first, hidden, reader)
 
 
 def region_of(layer: Layer, reached: Mapping[str, Reach], domains: Mapping[str, Domain]) -> Region:

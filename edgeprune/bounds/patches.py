@@ -17,13 +17,12 @@ from torch import Tensor
 
 from edgeprune.bounds.differential import Reach
 from edgeprune.bounds.interval import affine
-from edgeprune.bounds.layer import Layer, inexact
+from edgeprune.bounds.layer import Layer, inexact, through_relu
 from edgeprune.bounds.parabolas import Region, Residual
 from edgeprune.bounds.primal import Ascent
 from edgeprune.bounds.quadratic import layer_bounds
-from edgeprune.bounds.relax import is_relu
 from edgeprune.bounds.watch import Watch
-from edgeprune.functions.forms import Affine, Convolve, Elementwise, Twin, restrict
+from edgeprune.functions.forms import Affine, Convolve, Twin, restrict
 from edgeprune.functions.intervals import Interval
 from edgeprune.functions.kernels import spread
 
@@ -48,17 +47,7 @@ class Patch:
 
 def conv_layer_of(reader: Twin, twins: Mapping[str, Twin]) -> Layer | None:
     """The convolutional layer that a convolution reads through a ReLU; None where it is not of that kind."""
-    if not (isinstance(reader.f, Affine) and isinstance(reader.g, Affine)):
-        return None
-    hidden = twins[reader.sources[0]]
-    if not (isinstance(hidden.f, Elementwise) and is_relu(hidden.f.curve)):
-        return None
-    first = twins[hidden.sources[0]]
-    if not isinstance(first.f, Affine):
-        return None
-    if not all(isinstance(m.kernel, Convolve) for m in (reader.f, reader.g, first.f)):
-        return None
-    return Layer(first, hidden, reader)
+    return through_relu(reader, twins, Convolve)
 
 
 def patch_of(layer: Layer, place: Tensor, reached: Mapping[str, Reach]) -> Patch | None:

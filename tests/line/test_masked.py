@@ -13,7 +13,7 @@ import pytest
 import torch
 from nets import seeded
 from plans import coupled, plan_of, random_keep
-from terminal import SMALL, Terminal
+from terminal import SMALL, Terminal, small_run
 from torch import nn
 
 from edgeprune.line.masked import masked_twin
@@ -61,21 +61,7 @@ def test_the_masked_twin_computes_what_the_shrunk_net_does(name: str) -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("masked") / "r"
-    command = [
-        sys.executable,
-        "-m",
-        "edgeprune",
-        "run",
-        f"{SMALL}:build",
-        "--input",
-        "1x8",
-        "--domain",
-        "-1,1",
-    ]
-    command += ["--method", "magnitude", "--multiple", "1", "--no-latency", "--no-simplify", "--masked-twin"]
-    done = subprocess.run([*command, "-o", str(folder)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder
+    return small_run(folder, "--no-latency", "--masked-twin")
 
 
 def test_the_twin_is_written_and_listed(finished: Path, terminal: Terminal) -> None:
