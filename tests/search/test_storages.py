@@ -15,6 +15,7 @@ import emulated
 import optuna
 import pytest
 import searches
+from optuna.storages import RDBStorage
 from terminal import Terminal
 from wanted import missing
 
@@ -89,6 +90,15 @@ def _used(storage: str, name: str) -> None:
     book.close()
 
 
+def opened(server: str) -> RDBStorage:
+    return RDBStorage(server.replace("postgresql://", "postgresql+psycopg://"))
+
+
+def closed(storage: RDBStorage) -> None:
+    storage.remove_session()
+    storage.engine.dispose()
+
+
 @pytest.mark.slow
 def test_a_study_in_postgresql(server: str):
     _used(server, "edgeprune")
@@ -107,10 +117,12 @@ def test_a_whole_search_lives_in_postgresql(
     first = terminal(*searches.command(tmp_path, target, output, "--trials", "1", *kept)[3:])
     assert first.code == 0, first.err
     assert not (output / JOURNAL).exists()
-    study = optuna.load_study(
-        study_name="whole", storage=server.replace("postgresql://", "postgresql+psycopg://")
-    )
-    assert [t.state.name for t in study.trials] == ["COMPLETE"]
+    storage = opened(server)
+    try:
+        study = optuna.load_study(study_name="whole", storage=storage)
+        assert [t.state.name for t in study.trials] == ["COMPLETE"]
+    finally:
+        closed(storage)
     again = terminal(*searches.command(tmp_path, target, output, "--trials", "2", *kept)[3:])
     assert again.code == 0, again.err
     record = SearchRecord.load(output)
@@ -126,16 +138,14 @@ def test_a_whole_search_lives_in_postgresql(
 @pytest.mark.filterwarnings("ignore")
 def test_a_study_behind_the_storage_proxy(server: str):
     pytest.importorskip("grpc")
-    from optuna.storages import RDBStorage
     from optuna.storages._grpc.server import make_server
 
     port = _free_port()
-    storage = RDBStorage(server.replace("postgresql://", "postgresql+psycopg://"))
+    storage = opened(server)
     proxy = make_server(storage, "127.0.0.1", port)
     proxy.start()
     try:
         _used(f"grpc://127.0.0.1:{port}", "behind-the-proxy")
     finally:
         proxy.stop(None).wait(10)
-        storage.remove_session()
-        storage.engine.dispose()
+        closed(storage)
